@@ -1,0 +1,184 @@
+"""A sweep's settings: YAML in, one frozen and validated `SweepConfig` out. Loads neither torch nor ray."""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from raydual.tasks.task import Name, Task, builtin_tasks
+
+Count = Annotated[int, Field(strict=True, gt=0)]
+Index = Annotated[int, Field(strict=True, ge=0)]
+Rate = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Flag = Annotated[bool, Field(strict=True)]
+
+
+def _expand_seeds(value: Any) -> Any:
+    """`seeds: 100` is short for the seeds 0 to 99."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value <= 0:
+            raise ValueError("a number of seeds must be positive")
+        return list(range(value))
+    return value
+
+
+def _distinct(values: tuple) -> tuple:
+    if len(set(values)) != len(values):
+        raise ValueError("the same value is listed twice")
+    return values
+
+
+Seeds = Annotated[tuple[Index, ...], BeforeValidator(_expand_seeds), Field(min_length=1)]
+
+
+class Settings(BaseModel):
+    """A group of settings: immutable, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataFiles(Settings):
+    """Local CSV, JSONL or Parquet files; `validation` may be left out, then a fifth of `train` is held out."""
+
+    train: Name
+    validation: Name | None = None
+
+
+class Finetune(Settings):
+    """Key/value fine-tuning (docs/science.md, section 2). Defaults are Dai's."""
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: Rate = 5e-4
+    weight_decay: Weight = 0.0
+    epochs: Count = 1
+    loss: Literal["all", "label"] = "all"
+    projections: Annotated[tuple[Literal["k_proj", "v_proj"], ...], Field(min_length=1)] = ("k_proj", "v_proj")
+
+    _projections_distinct = field_validator("projections")(_distinct)
+
+
+class Split(Settings):
+    """How many validation examples choose seeds and learning rates, and how many are measured."""
+
+    selection: Index = 0
+    measured: Count | None = Field(default=None, description="None: all that are left")
+    shuffle_seed: Index = 0
+
+
+class SeedSearch(Settings):
+    """Ray Tune over seeds: accuracy on growing slices of the selection set, the poorer part stopped at each."""
+
+    keep: Count
+    slices: Annotated[tuple[Count, ...], Field(min_length=1)] = (25, 50, 100)
+    reduction: Annotated[float, Field(strict=True, gt=1)] = 2.0
+
+    @field_validator("slices")
+    @classmethod
+    def _growing(cls, slices: tuple[int, ...]) -> tuple[int, ...]:
+        if list(slices) != sorted(set(slices)):
+            raise ValueError(f"slices must grow, found {list(slices)}")
+        return slices
+
+
+class FinetuneSearch(Settings):
+    """Ray Tune over fine-tuning settings: every combination of the lists, scored on the selection set."""
+
+    learning_rate: Annotated[tuple[Rate, ...], Field(min_length=1)]
+    epochs: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
+    optimizer: Annotated[tuple[Literal["sgd", "adamw"], ...], Field(min_length=1)] | None = None
+    objective: Literal["accuracy", "greedy_accuracy"] = "accuracy"
+    seeds: Count = Field(default=4, description="how many of the chosen seeds each setting is scored on")
+
+    _lists_distinct = field_validator("learning_rate", "epochs", "optimizer")(
+        lambda values: values if values is None else _distinct(values)
+    )
+
+
+class Search(Settings):
+    """What is chosen before anything is measured; a part left out is not searched."""
+
+    seeds: SeedSearch | None = None
+    finetune: FinetuneSearch | None = None
+
+
+class Measures(Settings):
+    """Variants of the metrics (docs/science.md, section 4)."""
+
+    update_field: Literal["attn_out", "hidden"] = Field(default="attn_out", description="h of SimAOU")
+    keep_first_token: Flag = Field(default=False, description="keep each text's first token in SimAM and Kendall")
+    kendall_examples: Count | None = Field(default=None, description="Kendall on the first so many; None: all")
+    resamples: Annotated[int, Field(strict=True, ge=100)] = 9999
+    noise_seed: Index = 0
+
+
+class Execution(Settings):
+    """How the work is laid on the hardware. No number that is measured depends on it."""
+
+    replicas: Count | Literal["auto"] = "auto"
+    gpus_per_replica: Annotated[float, Field(strict=True, ge=0)] | Literal["auto"] = "auto"
+    seeds_per_batch: Count = 4
+    batch_size: Count = Field(default=64, description="validation examples of one seed in a forward pass")
+
+
+class SweepConfig(Settings):
+    """One study, as written in a YAML file of `sweeps/`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    model: Name = Field(default="embedded", description="embedded, a hub id, or a local directory")
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    task: Task
+    data: Literal["embedded", "hub"] | str | DataFiles = "hub"
+    demonstrations: Count
+    seeds: Seeds
+    protocol: Literal["split", "dai"] = "split"
+    split: Split = Split()
+    search: Search = Search()
+    finetune: Finetune = Finetune()
+    measures: Measures = Measures()
+    execution: Execution = Execution()
+
+    _seeds_distinct = field_validator("seeds")(_distinct)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_task(cls, raw: Any) -> Any:
+        """A task given by name, or by a name and what it changes, becomes a whole task."""
+        if not isinstance(raw, dict) or "task" not in raw:
+            return raw
+        task, known = raw["task"], builtin_tasks()
+        if isinstance(task, str):
+            if task not in known:
+                raise ValueError(f"task {task!r} is not one of {', '.join(known)}; a custom task is a mapping")
+            task = known[task]
+        elif isinstance(task, dict):
+            task = {**known.get(task.get("name"), {}), **task}
+        else:
+            return raw
+        return {"demonstrations": task.get("demonstrations", 32), **raw, "task": task}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        seeds = self.search.seeds
+        if seeds and seeds.keep > len(self.seeds):
+            raise ValueError(f"search.seeds.keep is {seeds.keep}, but only {len(self.seeds)} seeds are named")
+        if self.protocol == "split" and (self.search.seeds or self.search.finetune) and not self.split.selection:
+            raise ValueError("split.selection is 0, but search needs selection examples (or `protocol: dai`)")
+        if self.protocol == "dai" and self.split.selection:
+            raise ValueError("split.selection has no meaning with `protocol: dai`, which selects on what it reports")
+        if self.protocol == "split" and seeds and seeds.slices[-1] > self.split.selection:
+            raise ValueError(
+                f"search.seeds.slices ends at {seeds.slices[-1]}, but split.selection is {self.split.selection}"
+            )
+        if self.data == "hub" and self.task.hub is None:
+            raise ValueError(f"data is 'hub', but the task {self.task.name!r} names no hub data set")
+        if self.data == "embedded" and self.task.name not in ("sst2", "sst5"):
+            raise ValueError(f"the embedded data has only sst2 and sst5, not the task {self.task.name!r}")
+        return self
+
+    def fingerprint(self) -> str:
+        """A hash of all settings that a measured number can depend on (not of `execution` and `name`)."""
+        settings = self.model_dump(mode="json", exclude={"execution", "name"})
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

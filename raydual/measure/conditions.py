@@ -1,0 +1,115 @@
+"""One condition (zsl, icl, ft) over one chunk of queries: a single pass that everything is computed from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import Qwen3ForCausalLM
+
+from raydual.model.attention import Prefix
+from raydual.model.passes import Rows, hidden_states, logits
+from raydual.model.recording import Recorder
+from raydual.tasks.prompts import Queries
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Queries of similar length that go through the model together.
+
+    `index` `[n]` are their places in the whole set. `aligned` `[n, pairs]` marks the real entries of
+    `aligned_alone` and `aligned_in_context`, the tokens that are the same in both prompts.
+    """
+
+    index: Int[np.ndarray, "n"]
+    alone: Rows
+    in_context: Rows
+    aligned_alone: Int[Tensor, "n pairs"]
+    aligned_in_context: Int[Tensor, "n pairs"]
+    aligned: Bool[Tensor, "n pairs"]
+    labels: Int[Tensor, "n"]
+
+
+def make_chunks(queries: Queries, size: int, device: torch.device) -> list[Chunk]:
+    """Queries sorted by length, `size` at a time; the same chunks for every seed."""
+    order = np.argsort([len(ids) for ids in queries.in_context], kind="stable")
+    chunks = []
+    for start in range(0, len(order), size):
+        index = order[start : start + size]
+        places = Rows.pad([queries.aligned_alone[i] for i in index], device)
+        chunks.append(
+            Chunk(
+                index=index,
+                alone=Rows.pad([queries.alone[i] for i in index], device),
+                in_context=Rows.pad([queries.in_context[i] for i in index], device),
+                aligned_alone=places.ids,
+                aligned_in_context=Rows.pad([queries.aligned_in_context[i] for i in index], device).ids,
+                aligned=places.real,
+                labels=torch.tensor([queries.labels[i] for i in index], device=device),
+            )
+        )
+    return chunks
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pass over `rows` gave: recorded fields (see `Recorder`), label scores and the greedy token.
+
+    `scores` `[rows, labels]` are mean log-probabilities of the label words' tokens.
+    """
+
+    fields: dict[str, Float[Tensor, "rows layers ..."]]
+    scores: Float[Tensor, "rows labels"]
+    greedy: Int[Tensor, "rows"]
+
+    @property
+    def prediction(self) -> Int[Tensor, "rows"]:
+        """The label id with the highest score."""
+        return self.scores.argmax(dim=1)
+
+
+def run_condition(
+    model: Qwen3ForCausalLM,
+    rows: Rows,
+    label_tokens: Sequence[Sequence[int]],
+    fields: tuple[str, ...] = (),
+    prefix: Prefix | None = None,
+) -> Outcome:
+    """Pass `rows` through the model, after `prefix` if there is one, and record at each row's last token."""
+    recorder = Recorder(fields, rows.last) if fields else None
+    states = hidden_states(model, rows, prefix, recorder)
+    log_probs = logits(model, _at(states, rows.last)).log_softmax(dim=-1)
+    scores = torch.stack(
+        [_word_score(model, rows, log_probs[:, word[0]], word, prefix) for word in label_tokens], dim=1
+    )
+    recorded = {} if recorder is None else {name: recorder.result(name) for name in fields}
+    return Outcome(recorded, scores, log_probs.argmax(dim=-1))
+
+
+def _at(states: Tensor, index: Int[Tensor, "rows"]) -> Tensor:
+    return states[torch.arange(len(states), device=states.device), index]
+
+
+def _word_score(
+    model: Qwen3ForCausalLM,
+    rows: Rows,
+    first: Float[Tensor, "rows"],
+    word: Sequence[int],
+    prefix: Prefix | None,
+) -> Float[Tensor, "rows"]:
+    """Mean log-probability of a label word's tokens; those after the first are scored by teacher forcing."""
+    if len(word) == 1:
+        return first
+    extra = len(word) - 1
+    ids = torch.nn.functional.pad(rows.ids, (0, extra))
+    places = rows.lengths[:, None] + torch.arange(extra, device=ids.device)
+    forced = torch.tensor(word[:-1], device=ids.device).expand(len(ids), -1)
+    extended = Rows(ids.scatter(1, places, forced), rows.lengths + extra)
+    states = hidden_states(model, extended, prefix)
+    total = first
+    for offset, token in enumerate(word[1:]):
+        log_probs = logits(model, _at(states, rows.lengths + offset)).log_softmax(dim=-1)
+        total = total + log_probs[:, token]
+    return total / len(word)

@@ -1,0 +1,1 @@
+"""Qwen3: loading, custom attention, recordings and key/value fine-tuning. Plain PyTorch, no ray."""

@@ -1,0 +1,163 @@
+"""Attention as two parts, own tokens and a shared prefix, merged exactly: the dual form of softmax attention.
+
+Over [demonstrations; own tokens] softmax attention is `(1 - λ) own + λ demonstrations`, each part a softmax
+attention of its own and λ the mass on the demonstrations (docs/science.md, section 4). So all queries of a seed
+can share one pass over its demonstrations, and the merge weight is itself a measurement.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import eager_mask
+
+ATTENTION = "raydual"
+"""The name under which the attention and its mask are registered with transformers."""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of G seeds' demonstrations, shared by all rows of a batch that belong to a seed.
+
+    `keys[layer]` and `values[layer]` are `[G, kv_heads, prefix, head_dim]`, right-padded; `lengths` `[G]` counts
+    the real tokens. A batch that attends to it has its rows grouped by seed, the same number for each.
+    """
+
+    keys: tuple[Float[Tensor, "G kv_heads prefix head_dim"], ...]
+    values: tuple[Float[Tensor, "G kv_heads prefix head_dim"], ...]
+    lengths: Int[Tensor, "G"]
+
+    def mask(self, dtype: torch.dtype) -> Float[Tensor, "G 1 1 prefix"]:
+        """The additive mask that hides the padding."""
+        places = torch.arange(self.keys[0].shape[2], device=self.lengths.device)
+        hidden = places[None, :] >= self.lengths[:, None]
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+        return mask.masked_fill(hidden, torch.finfo(dtype).min)[:, None, None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Softmax attention over some of the keys: its output, and the log of its softmax's normaliser."""
+
+    out: Float[Tensor, "batch heads queries head_dim"]
+    log_mass: Float[Tensor, "batch heads queries"]
+
+
+class AttentionRecorder(Protocol):
+    """What wants to see the attention of each layer as it is computed."""
+
+    def attention(
+        self,
+        module: nn.Module,
+        query: Float[Tensor, "batch heads queries head_dim"],
+        key: Float[Tensor, "batch kv_heads queries head_dim"],
+        scaling: float,
+        own: Part,
+        demonstrations: Part | None,
+        prefix: Prefix | None,
+    ) -> None:
+        """Called once a layer, in order; `module` is the layer's attention block."""
+
+
+def attend(
+    query: Float[Tensor, "batch heads queries head_dim"],
+    key: Float[Tensor, "batch kv_heads keys head_dim"],
+    value: Float[Tensor, "batch kv_heads keys head_dim"],
+    mask: Float[Tensor, "batch 1 rows keys"],
+    scaling: float,
+) -> Part:
+    """Softmax attention with grouped-query heads; `mask` is added to the scaled scores (`rows`: queries or 1)."""
+    batch, heads, queries, head_dim = query.shape
+    kv_heads = key.shape[1]
+    grouped = query.reshape(batch, kv_heads, -1, head_dim)
+    scores = (grouped @ key.transpose(2, 3)).view(batch, kv_heads, heads // kv_heads, queries, -1)
+    scores = scores.float() * scaling + mask[:, :, None].float()
+    # The maximum only keeps exp in range; it cancels, so no gradient needs to pass through it.
+    peak = scores.detach().amax(dim=-1, keepdim=True)
+    weights = torch.exp(scores - peak)
+    mass = weights.sum(dim=-1, keepdim=True)
+    out = weights.to(value.dtype).view(batch, kv_heads, -1, key.shape[2]) @ value
+    out = out.view(batch, kv_heads, heads // kv_heads, queries, head_dim) / mass.to(value.dtype)
+    log_mass = (peak + mass.log()).view(batch, heads, queries)
+    return Part(out.view(batch, heads, queries, head_dim), log_mass)
+
+
+def attend_prefix(
+    query: Float[Tensor, "batch heads queries head_dim"], prefix: Prefix, layer: int, scaling: float
+) -> Part:
+    """Attention of every query to its own seed's demonstrations: one product a seed and key/value head."""
+    batch, heads, queries, head_dim = query.shape
+    seeds, kv_heads = prefix.keys[layer].shape[:2]
+    rows, shared = batch // seeds, heads // kv_heads
+    by_seed = query.view(seeds, rows, kv_heads, shared, queries, head_dim).permute(0, 2, 1, 3, 4, 5)
+    part = attend(
+        by_seed.reshape(seeds, kv_heads, -1, head_dim),
+        prefix.keys[layer],
+        prefix.values[layer],
+        prefix.mask(torch.float32),
+        scaling,
+    )
+
+    def by_row(x: Tensor) -> Tensor:
+        split = x.view(seeds, kv_heads, rows, shared, queries, -1).permute(0, 2, 1, 3, 4, 5)
+        return split.reshape(batch, heads, queries, -1)
+
+    return Part(by_row(part.out), by_row(part.log_mass)[..., 0])
+
+
+def dual_attention_forward(
+    module: nn.Module,
+    query: Float[Tensor, "batch heads queries head_dim"],
+    key: Float[Tensor, "batch kv_heads keys head_dim"],
+    value: Float[Tensor, "batch kv_heads keys head_dim"],
+    attention_mask: Float[Tensor, "rows 1 queries keys"] | None,
+    scaling: float,
+    dropout: float = 0.0,
+    prefix: Prefix | None = None,
+    recorder: AttentionRecorder | None = None,
+    **_: Any,
+) -> tuple[Float[Tensor, "batch queries heads head_dim"], None]:
+    """The attention function that transformers calls; `prefix` and `recorder` are arguments of the model's forward.
+
+    Raises
+    ------
+    ValueError
+        No mask was made (the mask function of the same name is not in place), or dropout is asked for.
+    """
+    if attention_mask is None:
+        raise ValueError("no attention mask reached raydual's attention: causality and padding would be lost")
+    if dropout:
+        raise ValueError("raydual's attention has no dropout; call model.eval() or set attention_dropout to 0")
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    own = attend(query, key, value, attention_mask[..., : key.shape[2]], scaling)
+    demonstrations = None if prefix is None else attend_prefix(query, prefix, layer, scaling)
+    out = own.out
+    if demonstrations is not None:
+        weight = torch.sigmoid(demonstrations.log_mass - own.log_mass).to(out.dtype)[..., None]
+        out = torch.lerp(own.out, demonstrations.out, weight)
+    if recorder is not None:
+        recorder.attention(module, query, key, scaling, own, demonstrations, prefix)
+    return out.transpose(1, 2), None
+
+
+def register() -> None:
+    """Make `attn_implementation="raydual"` known to transformers, with its mask."""
+    AttentionInterface.register(ATTENTION, dual_attention_forward)
+    AttentionMaskInterface.register(ATTENTION, eager_mask)
+
+
+@contextmanager
+def dual_attention(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+    """Give `model` raydual's attention inside the block, and its own back after it."""
+    register()
+    before = model.config._attn_implementation
+    model.set_attn_implementation(ATTENTION)
+    try:
+        yield model
+    finally:
+        model.set_attn_implementation(before)

@@ -1,0 +1,135 @@
+"""What one pass records at the last prompt token of each row, in every layer (docs/science.md, section 3)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from raydual.model.attention import Part, Prefix
+
+MODULE_FIELDS = ("attn_out", "hidden", "query", "attn_in")
+ATTENTION_FIELDS = ("scores_query", "scores_demo", "context_mass", "context_update")
+FIELDS = MODULE_FIELDS + ATTENTION_FIELDS
+
+
+@dataclass
+class Recorder:
+    """Collects the named `fields` of every layer, in float32.
+
+    `last` `[batch]` is the index of each row's last real token; None records the module fields at every token.
+    After the pass, `result(name)` is:
+
+    - `attn_out`, `hidden`, `attn_in`: `[batch, layers, hidden]`; `query`: `[batch, layers, heads * head_dim]`
+      (all with a token axis before the last one if `last` is None);
+    - `scores_query`: `[batch, layers, heads, query_len]`, scaled scores before mask and softmax (0 at padding);
+    - `scores_demo`: `[batch, layers, heads, prefix]`, the same onto the prefix (0 at padding);
+    - `context_mass`: `[batch, layers, heads]`, λ; `context_update`: `[batch, layers, hidden]`, Δ after `o_proj`.
+    """
+
+    fields: tuple[str, ...]
+    last: Int[Tensor, "batch"] | None = None
+    layers: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        unknown = set(self.fields) - set(FIELDS)
+        if unknown:
+            raise ValueError(f"unknown fields {sorted(unknown)}; known: {', '.join(FIELDS)}")
+        if self.last is None and set(self.fields) & set(ATTENTION_FIELDS):
+            raise ValueError("attention is recorded at the last token only: `last` is needed")
+        self.layers = {name: [] for name in self.fields}
+
+    def result(self, name: str) -> Float[Tensor, "batch layers ..."]:
+        """A recorded field of all layers."""
+        return torch.stack(self.layers[name], dim=1)
+
+    def module_output(self, name: str, output: Float[Tensor, "batch tokens width"]) -> None:
+        """Keep a module's output at the rows' last tokens, or at all tokens."""
+        self.layers[name].append(self._at_last(output, token_axis=1).detach().float())
+
+    def _at_last(self, x: Tensor, token_axis: int) -> Tensor:
+        if self.last is None:
+            return x
+        index = self.last.view(-1, *[1] * (x.ndim - 1))
+        return x.take_along_dim(index, dim=token_axis).squeeze(token_axis)
+
+    def attention(
+        self,
+        module: nn.Module,
+        query: Float[Tensor, "batch heads queries head_dim"],
+        key: Float[Tensor, "batch kv_heads keys head_dim"],
+        scaling: float,
+        own: Part,
+        demonstrations: Part | None,
+        prefix: Prefix | None,
+    ) -> None:
+        """Keep the last row of a layer's attention."""
+        if not set(self.fields) & set(ATTENTION_FIELDS):
+            return
+        last = self._at_last(query, token_axis=2).detach().float()
+        if "scores_query" in self.fields:
+            scores = _scores(last, key.detach().float()) * scaling
+            places = torch.arange(key.shape[2], device=key.device)
+            self.layers["scores_query"].append(scores * (places <= self.last[:, None])[:, None])  # type: ignore[index]
+        if demonstrations is None or prefix is None:
+            return
+        if "scores_demo" in self.fields:
+            keys = prefix.keys[module.layer_idx].detach().float()
+            scores = _scores(last, keys) * scaling
+            real = torch.arange(keys.shape[2], device=keys.device) < prefix.lengths[:, None]
+            rows = len(last) // len(keys)
+            self.layers["scores_demo"].append(scores * real.repeat_interleave(rows, 0)[:, None])
+        self._merge(module, own, demonstrations)
+
+    def _merge(self, module: nn.Module, own: Part, demonstrations: Part) -> None:
+        own_mass, demo_mass = (self._at_last(part.log_mass, token_axis=2) for part in (own, demonstrations))
+        mass = torch.sigmoid(demo_mass - own_mass).detach()
+        if "context_mass" in self.fields:
+            self.layers["context_mass"].append(mass)
+        if "context_update" in self.fields:
+            own_out, demo_out = (self._at_last(part.out, token_axis=2) for part in (own, demonstrations))
+            update = mass[..., None] * (demo_out - own_out).detach().float()
+            weight: Tensor = module.o_proj.weight  # type: ignore[union-attr, assignment]
+            self.layers["context_update"].append(update.flatten(1) @ weight.detach().float().T)
+
+
+def _scores(
+    last: Float[Tensor, "batch heads head_dim"], keys: Float[Tensor, "seeds kv_heads keys head_dim"]
+) -> Float[Tensor, "batch heads keys"]:
+    """Inner products of each row's query with its seed's keys (as many seeds as rows: its own keys)."""
+    batch, heads, head_dim = last.shape
+    seeds, kv_heads = keys.shape[:2]
+    grouped = last.view(seeds, batch // seeds, kv_heads, heads // kv_heads, head_dim).transpose(1, 2)
+    scores = grouped.reshape(seeds, kv_heads, -1, head_dim) @ keys.transpose(2, 3)
+    scores = scores.view(seeds, kv_heads, batch // seeds, heads // kv_heads, -1).transpose(1, 2)
+    return scores.reshape(batch, heads, -1)
+
+
+@contextmanager
+def recording(layers: nn.ModuleList, recorder: Recorder) -> Iterator[Recorder]:
+    """Hook the decoder `layers` so that `recorder` gets its module fields inside the block."""
+    handles = []
+
+    def watch(module: nn.Module, name: str) -> None:
+        def hook(_module: nn.Module, _inputs: object, output: Tensor | tuple) -> None:
+            recorder.module_output(name, output[0] if isinstance(output, tuple) else output)
+
+        handles.append(module.register_forward_hook(hook))
+
+    try:
+        for layer in layers:
+            places = {
+                "attn_out": layer.self_attn,
+                "attn_in": layer.input_layernorm,
+                "query": layer.self_attn.q_proj,  # type: ignore[union-attr]
+                "hidden": layer,
+            }
+            for name in MODULE_FIELDS:
+                if name in recorder.fields:
+                    watch(places[name], name)  # type: ignore[arg-type]
+        yield recorder
+    finally:
+        for handle in handles:
+            handle.remove()
