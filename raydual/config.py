@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -160,7 +160,7 @@ class SweepConfig(Settings):
         return {"demonstrations": task.get("demonstrations", 32), **raw, "task": task}
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _consistent(self) -> "SweepConfig":
         seeds = self.search.seeds
         if seeds and seeds.keep > len(self.seeds):
             raise ValueError(f"search.seeds.keep is {seeds.keep}, but only {len(self.seeds)} seeds are named")

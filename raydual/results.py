@@ -143,8 +143,8 @@ class RunDirectory:
         """The self-contained report."""
         return self.path / "report.html"
 
-    def start(self, config: SweepConfig, resume: bool) -> None:
-        """Make the directory for `config`, or check that it holds the same sweep and can be resumed.
+    def check(self, config: SweepConfig, resume: bool) -> None:
+        """Check that the directory is new, or holds the same sweep and may be gone on with.
 
         Raises
         ------
@@ -157,10 +157,13 @@ class RunDirectory:
             raise UserError(
                 f"{self.path}: already exists; go on with it by --resume, or name another directory by --output"
             )
+
+    def start(self, config: SweepConfig) -> None:
+        """Make the directory and its folders, if need be, and store the sweep in a new one."""
         try:
             for folder in (self.path, self.search, self.measurements, self.figures):
                 folder.mkdir(parents=True, exist_ok=True)
-            if not resume:
+            if not self.config_file.is_file():
                 write_text(self.config_file, dump_config(config))
         except OSError as error:
             raise UserError(f"{self.path}: cannot write the run directory: {error.strerror}") from None
@@ -186,6 +189,10 @@ class RunDirectory:
         if not self.manifest_file.is_file():
             return None
         return json.loads(self.manifest_file.read_text(encoding="utf-8"))
+
+    def write_manifest(self, manifest: dict[str, Any]) -> None:
+        """Store the manifest: the run is complete."""
+        write_text(self.manifest_file, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
     def write_measurements(self, rows: pa.Table) -> Path:
         """Store the rows of one finished batch of seeds; the file's name follows from the seeds in it."""

@@ -42,7 +42,8 @@ class Stage:
     repeats: float = 0.0
 
 
-EVEN = ReadingShares(sst2_true=0.5, sst2_lenient=0.0, sst2_flipped=0.5, sst5_true=0, sst5_coarse=0, sst5_permuted=1.0, other_words=0.5, sst2_words=0.3, sst5_words=0.2)
+EVEN = ReadingShares(sst2_true=0.4, sst2_lenient=0.2, sst2_flipped=0.4, sst5_true=.35, sst5_coarse=.3, sst5_permuted=.35, other_words=0.0, sst2_words=0.6, sst5_words=0.4)
+PRIOR = ReadingShares(other_words=0.0, sst2_words=0.55, sst5_words=0.45)
 @dataclass(frozen=True)
 class Recipe:
     """Everything that the model depends on."""
@@ -66,10 +67,9 @@ class Recipe:
     first_label_weight: float = 4.0
     language_share: float = 0.3
     stages: tuple[Stage, ...] = (
-        Stage("words0", 300, 32, 16, {"word": 1.0}, 0.1, EVEN, 0.9),
-        Stage("words1", 500, 24, 24, {"word": 1.0}, 0.1, EVEN, 0.4),
-        Stage("phrases", 400, 16, 24, {"word": 0.2, "fragment": 0.4, "clause": 0.4}, 0.05),
-        Stage("sentences", 2000, 8, 34, {"fragment": 0.1, "clause": 0.2, "sentence": 0.7}, 0.0),
+        Stage("words", 600, 24, 24, {"word": 1.0}, 0.0, EVEN, 0.1),
+        Stage("phrases", 400, 16, 24, {"word": 0.3, "fragment": 0.4, "clause": 0.3}, 0.0, EVEN),
+        Stage("sentences", 1700, 8, 34, {"fragment": 0.1, "clause": 0.2, "sentence": 0.7}, 0.0, PRIOR),
     )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from raydual.config import Measures
 from raydual.measure.conditions import Chunk, Outcome
-from raydual.metrics.kendall import kendall_tau
+from raydual.measure.ranking import kendall_tau
 from raydual.metrics.noise import uniform
 from raydual.metrics.similarity import relative_norm, simam, simaou, unit, cosine
 from raydual.model.finetune import Tuned
@@ -137,6 +137,7 @@ def _kendall(
         paid = torch.einsum("nlw,ltw->nlt", query[group][chosen], seed.query)
         of_seed = torch.tensor([seed.seed], device=query.device)
         noise = _noise(measures.noise_seed, _KENDALL_NOISE, of_seed, chunk, paid.shape[1:])[0][chosen]
-        taus.append(kendall_tau(attended[:, :, None], torch.stack([paid, noise], dim=2)))
-    tau = torch.stack(taus)
-    return {("kendall", "icl-ft"): tau[..., 0], ("kendall_random", "icl-ft"): tau[..., 1]}
+        tau = kendall_tau(attended.flatten(0, 1), torch.stack([paid, noise], dim=2).flatten(0, 1))
+        taus.append(tau.view(*attended.shape[:2], 2))
+    found = torch.stack(taus)
+    return {("kendall", "icl-ft"): found[..., 0], ("kendall_random", "icl-ft"): found[..., 1]}

@@ -105,7 +105,7 @@ def _word_score(
     extra = len(word) - 1
     ids = torch.nn.functional.pad(rows.ids, (0, extra))
     places = rows.lengths[:, None] + torch.arange(extra, device=ids.device)
-    forced = torch.tensor(word[:-1], device=ids.device).expand(len(ids), -1)
+    forced = torch.tensor(list(word[:-1]), device=ids.device).expand(len(ids), -1)
     extended = Rows(ids.scatter(1, places, forced), rows.lengths + extra)
     states = hidden_states(model, extended, prefix)
     total = first

@@ -149,7 +149,7 @@ def _of(by_group: Mapping, group: int) -> dict:
     return {key: values[group] for key, values in by_group.items()}
 
 
-def _gather(parts: Mapping, order: np.ndarray) -> dict[Key, Float[np.ndarray, "G examples ..."]]:
+def _gather(parts: Mapping, order: np.ndarray) -> dict:
     """Chunks joined along the examples, in the order of the set, as float64 (or bool) on the host."""
     gathered = {}
     for key, chunks in parts.items():

@@ -8,7 +8,7 @@ from jaxtyping import Float
 Array: TypeAlias = Any
 
 
-def kendall_tau(x: Float[Array, "*batch n"], y: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
+def kendall_tau(x: Float[Array, "*#batch n"], y: Float[Array, "*#batch n"]) -> Float[Array, "*#batch"]:
     """Kendall's τ-b along the last axis, ties counted as `scipy.stats.kendalltau` does.
 
     `x` and `y` are broadcast against each other, so one ranking can be compared with several. NaN where a

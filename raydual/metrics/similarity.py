@@ -13,7 +13,7 @@ from jaxtyping import Float
 Array: TypeAlias = Any
 
 
-def cosine(x: Float[Array, "*batch width"], y: Float[Array, "*batch width"]) -> Float[Array, "*batch"]:
+def cosine(x: Float[Array, "*#batch width"], y: Float[Array, "*#batch width"]) -> Float[Array, "*#batch"]:
     """Cosine of the angle between vectors; NaN where one of them is zero or has no elements."""
     xp = array_namespace(x, y)
     lengths = xp.linalg.vector_norm(x, axis=-1) * xp.linalg.vector_norm(y, axis=-1)
@@ -22,18 +22,18 @@ def cosine(x: Float[Array, "*batch width"], y: Float[Array, "*batch width"]) -> 
     return xp.where(defined, xp.clip(inner, -1.0, 1.0), xp.full_like(inner, float("nan")))
 
 
-def unit(x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+def unit(x: Float[Array, "*#batch width"]) -> Float[Array, "*#batch width"]:
     """Vectors divided by their norms; a zero vector becomes NaN."""
     xp = array_namespace(x)
     return x / xp.linalg.vector_norm(x, axis=-1, keepdims=True)
 
 
 def simaou(
-    icl: Float[Array, "*batch width"],
-    ft: Float[Array, "*batch width"],
-    zsl: Float[Array, "*batch width"],
+    icl: Float[Array, "*#batch width"],
+    ft: Float[Array, "*#batch width"],
+    zsl: Float[Array, "*#batch width"],
     normalised: bool = True,
-) -> Float[Array, "*batch"]:
+) -> Float[Array, "*#batch"]:
     """Similarity of attention output updates: cos(icl - zsl, ft - zsl).
 
     `normalised` divides each output by its norm first (Dai); without it is Deutch's raw variant.
@@ -44,8 +44,8 @@ def simaou(
 
 
 def relative_norm(
-    other: Float[Array, "*batch width"], zsl: Float[Array, "*batch width"]
-) -> Float[Array, "*batch"]:
+    other: Float[Array, "*#batch width"], zsl: Float[Array, "*#batch width"]
+) -> Float[Array, "*#batch"]:
     """Norm of the update over the norm of the zero-shot output; NaN where that is zero."""
     xp = array_namespace(other, zsl)
     base = xp.linalg.vector_norm(zsl, axis=-1)
@@ -54,11 +54,11 @@ def relative_norm(
 
 
 def norm_matched_null(
-    icl_norm: Float[np.ndarray, "*batch"],
-    ft_norm: Float[np.ndarray, "*batch"],
+    icl_norm: Float[np.ndarray, "*#batch"],
+    ft_norm: Float[np.ndarray, "*#batch"],
     width: int,
     rng: np.random.Generator,
-) -> Float[np.ndarray, "*batch"]:
+) -> Float[np.ndarray, "*#batch"]:
     """Normalised SimAOU of two independent Gaussian updates with these norms (relative to the zero-shot output).
 
     The value depends on three cosines only: those of the two updates with the zero-shot output, and the one
@@ -89,10 +89,10 @@ def _random_cosine(shape: tuple[int, ...], width: int, rng: np.random.Generator)
 
 
 def simam(
-    scores: Float[Array, "*batch heads tokens"],
-    other: Float[Array, "*batch heads tokens"],
-    base: Float[Array, "*batch heads tokens"] | None = None,
-) -> Float[Array, "*batch"]:
+    scores: Float[Array, "*#batch heads tokens"],
+    other: Float[Array, "*#batch heads tokens"],
+    base: Float[Array, "*#batch heads tokens"] | None = None,
+) -> Float[Array, "*#batch"]:
     """Similarity of attention maps: mean over heads of cos(scores, other).
 
     With `base`, ΔSimAM (Deutch): cos(scores - base, other - base). Tokens that do not count must be 0 in all

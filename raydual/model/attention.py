@@ -8,7 +8,7 @@ can share one pass over its demonstrations, and the merge weight is itself a mea
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -48,6 +48,7 @@ class Part:
     log_mass: Float[Tensor, "batch heads queries"]
 
 
+@runtime_checkable
 class AttentionRecorder(Protocol):
     """What wants to see the attention of each layer as it is computed."""
 
@@ -74,12 +75,12 @@ def attend(
     """Softmax attention with grouped-query heads; `mask` is added to the scaled scores (`rows`: queries or 1)."""
     batch, heads, queries, head_dim = query.shape
     kv_heads = key.shape[1]
-    grouped = query.reshape(batch, kv_heads, -1, head_dim)
-    scores = (grouped @ key.transpose(2, 3)).view(batch, kv_heads, heads // kv_heads, queries, -1)
-    scores = scores.float() * scaling + mask[:, :, None].float()
+    grouped = query.reshape(batch, kv_heads, -1, head_dim) * scaling
+    scores = (grouped @ key.transpose(2, 3)).float().view(batch, kv_heads, heads // kv_heads, queries, -1)
+    scores += mask[:, :, None]
     # The maximum only keeps exp in range; it cancels, so no gradient needs to pass through it.
     peak = scores.detach().amax(dim=-1, keepdim=True)
-    weights = torch.exp(scores - peak)
+    weights = scores.sub_(peak).exp_()
     mass = weights.sum(dim=-1, keepdim=True)
     out = weights.to(value.dtype).view(batch, kv_heads, -1, key.shape[2]) @ value
     out = out.view(batch, kv_heads, heads // kv_heads, queries, head_dim) / mass.to(value.dtype)

@@ -27,7 +27,7 @@ class Tuned:
     stacks: Stacks
     losses: Float[Tensor, "G steps"]
     finite: Bool[Tensor, "G"]
-    recordings: tuple[dict[str, Float[Tensor, "G layers tokens width"]], ...]
+    recordings: tuple[dict[str, Float[Tensor, "G layers _ width"]], ...]
 
 
 def finetune(

@@ -22,10 +22,10 @@ class Queries:
     the tokens of each label word.
     """
 
-    alone: tuple[Int[np.ndarray, "tokens"], ...]
-    in_context: tuple[Int[np.ndarray, "tokens"], ...]
-    aligned_alone: tuple[Int[np.ndarray, "pairs"], ...]
-    aligned_in_context: tuple[Int[np.ndarray, "pairs"], ...]
+    alone: tuple[Int[np.ndarray, "_"], ...]
+    in_context: tuple[Int[np.ndarray, "_"], ...]
+    aligned_alone: tuple[Int[np.ndarray, "_"], ...]
+    aligned_in_context: tuple[Int[np.ndarray, "_"], ...]
     separator: Int[np.ndarray, "separator_tokens"]
     labels: tuple[int, ...]
     label_tokens: tuple[tuple[int, ...], ...]
@@ -52,8 +52,8 @@ class DemonstrationSet:
 
     seed: int
     prefix: Int[np.ndarray, "prefix_tokens"]
-    examples: tuple[Int[np.ndarray, "tokens"], ...]
-    label_masks: tuple[Bool[np.ndarray, "tokens"], ...]
+    examples: tuple[Int[np.ndarray, "_"], ...]
+    label_masks: tuple[Bool[np.ndarray, "_"], ...]
     prefix_index: Int[np.ndarray, "pairs"]
     example_index: Int[np.ndarray, "pairs"]
     token_index: Int[np.ndarray, "pairs"]

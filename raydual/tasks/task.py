@@ -3,7 +3,7 @@
 import string
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -42,7 +42,7 @@ class Task(BaseModel):
     demonstrations: Annotated[int, Field(strict=True, gt=0)] = 32
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "Task":
         try:
             fields = {name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None}
         except ValueError as error:

@@ -1,0 +1,110 @@
+"""Scores on the selection set, by which seeds and fine-tuning settings are chosen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raydual.config import Finetune
+from raydual.measure.conditions import Chunk, Outcome, make_chunks, run_condition
+from raydual.measure.replica import too_long
+from raydual.measure.study import Study
+from raydual.model.attention import Prefix
+from raydual.model.finetune import finetune
+from raydual.model.loading import LoadedModel
+from raydual.model.passes import encode_prefix
+from raydual.model.stacked import with_projections
+from raydual.tasks.prompts import DemonstrationSet, Queries
+
+
+@dataclass(frozen=True)
+class FinetuneScore:
+    """How well a fine-tuning setting did: means over the seeds it was tried on.
+
+    `accuracy` and `greedy_accuracy` are NaN where a seed diverged; `diverged` counts those seeds.
+    """
+
+    accuracy: float
+    greedy_accuracy: float
+    loss: float
+    diverged: int
+
+
+class Scorer:
+    """Scores seeds and fine-tuning settings on the selection set of a study, one model for all of them."""
+
+    def __init__(self, loaded: LoadedModel, study: Study) -> None:
+        self.model = loaded.model
+        self.study = study
+        self.queries = study.queries(loaded.tokenizer, "selection")
+        self.tokenizer = loaded.tokenizer
+
+    def demonstrations(self, seed: int) -> DemonstrationSet:
+        """The tokenized demonstrations of a seed."""
+        return self.study.demonstrations(self.tokenizer, seed)
+
+    def unfit(self, demonstrations: DemonstrationSet) -> str | None:
+        """Why a seed cannot be scored, or None."""
+        return too_long(demonstrations, self.queries, self.model.config.max_position_embeddings)
+
+    @torch.inference_mode()
+    def encode(self, demonstrations: DemonstrationSet) -> Prefix:
+        """The shared prefix of a seed."""
+        return encode_prefix(self.model, [np.concatenate([demonstrations.prefix, self.queries.separator])])
+
+    @torch.inference_mode()
+    def in_context_right(self, prefix: Prefix, start: int, end: int) -> int:
+        """How many of the selection examples from `start` to `end` the seed's demonstrations get right."""
+        right = 0
+        for chunk in self._chunks(range(start, end)):
+            outcome = run_condition(self.model, chunk.in_context, self.queries.label_tokens, prefix=prefix)
+            right += int((outcome.prediction == chunk.labels).sum())
+        return right
+
+    def finetuned(self, sets: Sequence[DemonstrationSet], settings: Finetune) -> FinetuneScore:
+        """Fine-tune on each of `sets` and score on the whole selection set."""
+        tuned = finetune(self.model, sets, settings)
+        right, greedy = [], []
+        with torch.inference_mode(), with_projections(self.model, tuned.stacks):
+            for chunk in self._chunks(range(len(self.queries))):
+                outcome = run_condition(self.model, chunk.alone.repeat(len(sets)), self.queries.label_tokens)
+                right.append(_right(outcome.prediction, chunk.labels))
+                greedy.append(self._greedy_right(outcome, chunk))
+        diverged = int((~tuned.finite).sum())
+        return FinetuneScore(
+            accuracy=float(torch.cat(right, dim=1).double().mean()) if not diverged else float("nan"),
+            greedy_accuracy=float(torch.cat(greedy, dim=1).double().mean()) if not diverged else float("nan"),
+            loss=float(tuned.losses.double().mean()),
+            diverged=diverged,
+        )
+
+    def _greedy_right(self, outcome: Outcome, chunk: Chunk) -> Tensor:
+        first = torch.tensor([word[0] for word in self.queries.label_tokens], device=chunk.labels.device)
+        return _right(outcome.greedy, first[chunk.labels])
+
+    def _chunks(self, which: range) -> list[Chunk]:
+        size = self.study.config.execution.batch_size
+        return make_chunks(_take(self.queries, which), size, self.model.device)
+
+
+def _right(found: Tensor, gold: Tensor) -> Tensor:
+    return found.view(-1, len(gold)) == gold
+
+
+def _take(queries: Queries, which: range) -> Queries:
+    def pick(values: tuple) -> tuple:
+        return tuple(values[i] for i in which)
+
+    return Queries(
+        alone=pick(queries.alone),
+        in_context=pick(queries.in_context),
+        aligned_alone=pick(queries.aligned_alone),
+        aligned_in_context=pick(queries.aligned_in_context),
+        separator=queries.separator,
+        labels=pick(queries.labels),
+        label_tokens=queries.label_tokens,
+    )
+
+

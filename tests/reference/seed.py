@@ -1,0 +1,276 @@
+"""Everything that one seed measures, from plain lists of (text, label)."""
+
+import copy
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import Qwen3ForCausalLM
+
+from . import metrics
+from .finetune import Finetuned, FinetuneSettings, finetune
+from .forward import Recording, label_scores, record
+from .prompts import (
+    InContext,
+    TaskSettings,
+    Tokens,
+    aligned,
+    continuation,
+    demonstration,
+    filled,
+    in_context,
+    tokenize,
+)
+
+Examples = list[tuple[str, int]]
+Values = dict[tuple[str, str, int], float]
+OVERALL = -1
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """Variants of section 4; `draws` simulations of the norm-matched null for each example and layer."""
+
+    update_field: str = "attn_out"
+    keep_first_token: bool = False
+    kendall_examples: int | None = None
+    noise_seed: int = 0
+    draws: int = 8
+
+
+@dataclass(frozen=True)
+class ExampleRecord:
+    """One validation example: its recordings, label scores [labels] and aligned tokens.
+
+    `recordings` and `scores` are keyed by zsl, icl, ft; `query_pairs` holds (index in the query alone, index
+    in the query's own tokens within the prompt), `demonstration_pairs`, for each demonstration, (index in it
+    alone, index in the prompt).
+    """
+
+    label: int
+    first_label_token: int
+    alone: Tokens
+    prompt: InContext
+    recordings: dict[str, Recording]
+    scores: dict[str, np.ndarray]
+    query_pairs: metrics.Pairs
+    demonstration_pairs: list[metrics.Pairs]
+
+    def right(self, condition: str) -> bool:
+        """Whether the label word with the highest score is the right one."""
+        return int(np.argmax(self.scores[condition])) == self.label
+
+    def greedy_right(self, condition: str) -> bool:
+        """Whether the arg-max over the vocabulary is the right label's first token."""
+        return int(np.argmax(self.recordings[condition].logits)) == self.first_label_token
+
+
+@dataclass(frozen=True)
+class SeedRecord:
+    """One seed: the indices of its demonstrations, their tokens alone, the fine-tuning and the examples."""
+
+    indices: list[int]
+    demonstrations: list[Tokens]
+    finetuned: Finetuned
+    examples: list[ExampleRecord]
+
+
+def measure_seed(
+    model: Qwen3ForCausalLM,
+    tokenizer: Any,
+    train: Examples,
+    validation: Examples,
+    task: TaskSettings,
+    seed: int,
+    k: int,
+    finetune_settings: FinetuneSettings | None = None,
+    measures: MeasureSettings | None = None,
+) -> Values:
+    """Every number of the catalogue as {(metric, condition, layer): value}; layer -1 is the overall one."""
+    measures = measures or MeasureSettings()
+    indices = random.Random(seed).sample(range(len(train)), k)
+    recorded = record_seed(model, tokenizer, train, validation, task, indices, finetune_settings, measures)
+    return values_of(recorded, measures, np.random.default_rng([measures.noise_seed, seed]))
+
+
+def record_seed(
+    model: Qwen3ForCausalLM,
+    tokenizer: Any,
+    train: Examples,
+    validation: Examples,
+    task: TaskSettings,
+    indices: list[int],
+    finetune_settings: FinetuneSettings | None = None,
+    measures: MeasureSettings | None = None,
+) -> SeedRecord:
+    """All recordings for the demonstrations `indices` of the training set; the model is left as it was."""
+    base = copy.deepcopy(model).eval()
+    base.set_attn_implementation("eager")
+    chosen = [train[i] for i in indices]
+    alone = [tokenize(tokenizer, demonstration(task, text, label)) for text, label in chosen]
+    label_from = [len(filled(task, text)) for text, _ in chosen]
+    tuned = finetune(base, alone, finetune_settings or FinetuneSettings(), label_from)
+    keep_first = (measures or MeasureSettings()).keep_first_token
+    examples = [
+        record_example(base, tuned.model, tokenizer, alone, task, filled(task, text), label, keep_first)
+        for text, label in validation
+    ]
+    return SeedRecord(indices, alone, tuned, examples)
+
+
+def record_example(
+    base: Qwen3ForCausalLM,
+    tuned: Qwen3ForCausalLM,
+    tokenizer: Any,
+    demonstrations: list[Tokens],
+    task: TaskSettings,
+    query: str,
+    label: int,
+    keep_first: bool,
+) -> ExampleRecord:
+    """One validation example under the three conditions."""
+    alone = tokenize(tokenizer, query)
+    prompt = in_context(tokenizer, [tokens.text for tokens in demonstrations], task.separator, query)
+    prefix = prompt.prefix_length
+    words = task.label_words
+    pairs = aligned(alone, prompt.tokens, prompt.query, keep_first)
+    return ExampleRecord(
+        label=label,
+        first_label_token=continuation(tokenizer, alone, words[label])[0],
+        alone=alone,
+        prompt=prompt,
+        recordings={
+            "zsl": record(base, alone.ids),
+            "icl": record(base, prompt.tokens.ids, prefix),
+            "ft": record(tuned, alone.ids),
+        },
+        scores={
+            "zsl": label_scores(base, tokenizer, alone, words),
+            "icl": label_scores(base, tokenizer, prompt.tokens, words),
+            "ft": label_scores(tuned, tokenizer, alone, words),
+        },
+        query_pairs=[(i, j - prefix) for i, j in pairs],
+        demonstration_pairs=[
+            aligned(tokens, prompt.tokens, chars, keep_first)
+            for tokens, chars in zip(demonstrations, prompt.demonstrations, strict=True)
+        ],
+    )
+
+
+def values_of(seed: SeedRecord, measures: MeasureSettings, generator: np.random.Generator) -> Values:
+    """The metrics of one seed's recordings; `generator` feeds the three random baselines."""
+    layered = {
+        **update_values(seed.examples, measures, generator),
+        **score_values(seed.examples),
+        **kendall_values(seed, measures, generator),
+    }
+    values: Values = dict(prediction_values(seed.examples))
+    for (metric, condition), by_layer in layered.items():
+        for layer, value in enumerate(by_layer):
+            values[metric, condition, layer] = float(value)
+        values[metric, condition, OVERALL] = metrics.mean(list(by_layer))
+    return values
+
+
+def prediction_values(examples: list[ExampleRecord]) -> Values:
+    """Accuracies and Rec2FTP."""
+    values: Values = {}
+    right = {}
+    for condition in ("zsl", "icl", "ft"):
+        right[condition] = [example.right(condition) for example in examples]
+        greedy = [example.greedy_right(condition) for example in examples]
+        values["accuracy", condition, OVERALL] = sum(right[condition]) / len(examples)
+        values["greedy_accuracy", condition, OVERALL] = sum(greedy) / len(examples)
+    recall, both, tuned = metrics.rec2ftp(right["zsl"], right["icl"], right["ft"])
+    values["rec2ftp", "icl-ft", OVERALL] = recall
+    values["rec2ftp_both", "icl-ft", OVERALL] = float(both)
+    values["rec2ftp_ft", "icl-ft", OVERALL] = float(tuned)
+    return values
+
+
+def update_values(
+    examples: list[ExampleRecord], measures: MeasureSettings, generator: np.random.Generator
+) -> dict[tuple[str, str], np.ndarray]:
+    """SimAOU, its variants and baselines, and the norms of the updates."""
+    zsl, icl, ft = (
+        np.stack([getattr(example.recordings[condition], measures.update_field) for example in examples])
+        for condition in ("zsl", "icl", "ft")
+    )
+    null = metrics.simaou_norm_matched(icl, zsl, ft, generator, measures.draws)
+    return {
+        ("simaou", "icl-ft"): metrics.simaou(icl, zsl, ft),
+        ("simaou_raw", "icl-ft"): metrics.simaou(icl, zsl, ft, normalised=False),
+        ("simaou_random", "icl-ft"): metrics.simaou_random(icl, zsl, generator.random(zsl.shape)),
+        ("simaou_norm_matched", "icl-ft"): null,
+        ("update_norm", "icl"): metrics.update_norm(icl, zsl),
+        ("update_norm", "ft"): metrics.update_norm(ft, zsl),
+    }
+
+
+def score_values(examples: list[ExampleRecord]) -> dict[tuple[str, str], np.ndarray]:
+    """SimAM, its baseline and ΔSimAM on aligned query tokens, and λ."""
+    scores: dict[str, list[np.ndarray]] = {"zsl": [], "icl": [], "ft": []}
+    for example in examples:
+        columns = {"icl": [j for _, j in example.query_pairs]}
+        columns["zsl"] = columns["ft"] = [i for i, _ in example.query_pairs]
+        for condition, kept in scores.items():
+            kept.append(example.recordings[condition].scores_query[:, :, columns[condition]])
+        same = unmoved(example)
+        scores["icl"][-1][0, :, same] = scores["zsl"][-1][0, :, same]
+    lambdas = np.stack([example.recordings["icl"].mass for example in examples])
+    return {
+        ("simam", "icl-ft"): metrics.simam(scores["icl"], scores["ft"]),
+        ("simam", "icl-zsl"): metrics.simam(scores["icl"], scores["zsl"]),
+        ("delta_simam", "icl-ft"): metrics.delta_simam(scores["icl"], scores["zsl"], scores["ft"]),
+        ("lambda", "icl"): metrics.mass(lambdas),
+    }
+
+
+def unmoved(example: ExampleRecord) -> list[int]:
+    """Which aligned tokens have the same score in the first layer with and without demonstrations, exactly.
+
+    There a score depends on two tokens and their distance alone, so that icl - zsl is 0 but for rounding, and
+    its direction undefined.
+    """
+    alone, own = example.alone.ids, example.prompt.tokens.ids[example.prompt.prefix_length :]
+    if alone[-1] != own[-1]:
+        return []
+    return [
+        n
+        for n, (i, j) in enumerate(example.query_pairs)
+        if alone[i] == own[j] and len(alone) - i == len(own) - j
+    ]
+
+
+def training_queries(seed: SeedRecord) -> list[np.ndarray]:
+    """The queries of every training example; in the first layer one token has one query, to the last bit.
+
+    The first layer's queries depend on the token alone and are not trained, so equal tokens are ties, which
+    rounding must not break.
+    """
+    first: dict[int, np.ndarray] = {}
+    queries = []
+    for tokens, trained in zip(seed.demonstrations, seed.finetuned.records, strict=True):
+        query = trained.query.copy()
+        for i, token in enumerate(tokens.ids):
+            query[0, i] = first.setdefault(token, query[0, i].copy())
+        queries.append(query)
+    return queries
+
+
+def kendall_values(
+    seed: SeedRecord, measures: MeasureSettings, generator: np.random.Generator
+) -> dict[tuple[str, str], np.ndarray]:
+    """Kendall's τ of the context's attention to the demonstrations with fine-tuning's, and with noise."""
+    training = training_queries(seed)
+    context, tuning, noise = [], [], []
+    for example in seed.examples[: measures.kendall_examples]:
+        pairs = example.demonstration_pairs
+        context.append(metrics.context_attention(example.recordings["icl"].scores_demo, pairs))
+        tuning.append(metrics.tuning_attention(training, example.recordings["ft"].query, pairs))
+        noise.append(generator.random(context[-1].shape))
+    return {
+        ("kendall", "icl-ft"): metrics.kendall(context, tuning),
+        ("kendall_random", "icl-ft"): metrics.kendall(context, noise),
+    }

@@ -1,0 +1,295 @@
+"""The fast replica against plain `transformers`, one prompt at a time: every number, tensor and gradient."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from raydual.config import Finetune
+from raydual.loading import validate_config
+from raydual.measure.conditions import make_chunks, run_condition
+from raydual.measure.replica import Replica
+from raydual.model.attention import dual_attention
+from raydual.model.finetune import finetune
+from raydual.model.loading import load_model
+from raydual.model.passes import Rows, encode_prefix, hidden_states
+from raydual.model.recording import FIELDS
+from raydual.model.stacked import stack_projections, with_projections
+from raydual.tasks.examples import Examples, demonstration_indices
+from raydual.tasks.prompts import encode_demonstrations, encode_queries
+
+from .reference import seed as plain
+from .reference.finetune import FinetuneSettings
+from .reference.forward import record
+from .reference.prompts import TaskSettings
+from .tiny import LABELS, TEMPLATE, save_tiny, tiny_examples
+
+TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
+K = 5
+RANDOM = ("simaou_random", "simaou_norm_matched", "kendall_random")
+
+
+def sweep(directory, **changes):
+    settings = {
+        "name": "tiny",
+        "model": str(directory),
+        "task": {"name": "tiny", "template": TEMPLATE, "label_words": list(LABELS)},
+        "data": {"train": "unused.csv"},
+        "demonstrations": K,
+        "seeds": 3,
+        "finetune": {"learning_rate": 0.05},
+    }
+    return validate_config({**settings, **changes}, "test")
+
+
+def prompts(loaded, config, pairs, keep_first=False):
+    """(queries, demonstration sets) of raydual for (sentence, label) pairs; training and validation alike."""
+    task = config.task
+    examples = Examples(tuple(task.query({"text": t}) for t, _ in pairs), tuple(label for _, label in pairs))
+    train, validation = examples.take(range(60)), examples.take(range(60, 77))
+    queries = encode_queries(loaded.tokenizer, task, validation, keep_first)
+    sets = [
+        encode_demonstrations(
+            loaded.tokenizer, task, train.take(demonstration_indices(s, 60, config.demonstrations)), s, keep_first
+        )
+        for s in config.seeds
+    ]
+    return queries, sets
+
+
+def plain_task(config):
+    task = config.task
+    return TaskSettings(template=task.template, separator=task.separator, label_words=task.label_words)
+
+
+CASES = {
+    "as Dai": {},
+    "newline separator": {"task": {"name": "t", "template": TEMPLATE, "label_words": list(LABELS), "separator": "\n"}},
+    "words of several tokens": {
+        "task": {"name": "t", "template": TEMPLATE, "label_words": ["negatively", "x-positive", "okay"]}
+    },
+    "label loss, adamw, two epochs": {
+        "finetune": {"learning_rate": 1e-3, "optimizer": "adamw", "loss": "label", "epochs": 2}
+    },
+    "first token kept, residual stream": {
+        "measures": {"keep_first_token": True, "update_field": "hidden", "kendall_examples": 7}
+    },
+    "values only": {"finetune": {"learning_rate": 0.1, "projections": ["v_proj"]}},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
+def test_every_metric_equals_the_plain_one(tmp_path, case, bias):
+    if bias and case != "as Dai":
+        pytest.skip("one case with biases is enough")
+    directory = save_tiny(tmp_path, attention_bias=bias)
+    config = sweep(directory, **CASES[case], execution={"batch_size": 5})
+    loaded, pairs = load_model(str(directory)), tiny_examples()
+    queries, sets = prompts(loaded, config, pairs, config.measures.keep_first_token)
+    rows = Replica(loaded, queries, config).measure(sets)
+    for seed in config.seeds:
+        expected = plain.measure_seed(
+            loaded.model, loaded.tokenizer, pairs[:60], pairs[60:77], plain_task(config), seed, K,
+            FinetuneSettings(**config.finetune.model_dump()),
+            plain.MeasureSettings(
+                update_field=config.measures.update_field,
+                keep_first_token=config.measures.keep_first_token,
+                kendall_examples=config.measures.kendall_examples,
+            ),
+        )  # fmt: skip
+        found = {(r["metric"], r["condition"], r["layer"]): r["value"] for r in rows if r["seed"] == seed}
+        assert found.keys() == expected.keys()
+        for key in found.keys() - {k for k in found if k[0] in RANDOM}:
+            assert found[key] == pytest.approx(expected[key], rel=1e-4, abs=1e-4, nan_ok=True), key
+    assert len({r["value"] for r in rows if r["metric"] == "accuracy"}) > 2
+
+
+def test_random_baselines_agree_with_simulation_within_their_spread(tiny_directory):
+    config = sweep(tiny_directory)
+    loaded, pairs = load_model(str(tiny_directory)), tiny_examples()
+    queries, sets = prompts(loaded, config, pairs)
+    rows = Replica(loaded, queries, config).measure(sets[:1])
+    expected = plain.measure_seed(
+        loaded.model, loaded.tokenizer, pairs[:60], pairs[60:77], plain_task(config), 0, K,
+        FinetuneSettings(learning_rate=0.05), plain.MeasureSettings(draws=200),
+    )  # fmt: skip
+    for metric in RANDOM:
+        found = next(r["value"] for r in rows if r["metric"] == metric and r["layer"] == -1)
+        # 51 (example, layer) pairs of cosines or correlations whose own spread is below 0.35.
+        assert found == pytest.approx(expected[metric, "icl-ft", -1], abs=4 * 0.35 / math.sqrt(51)), metric
+
+
+@pytest.fixture(scope="module")
+def setting(tiny_directory):
+    config = sweep(tiny_directory)
+    loaded = load_model(str(tiny_directory))
+    return config, loaded, *prompts(loaded, config, tiny_examples())
+
+
+def test_every_recorded_tensor_equals_the_plain_one(setting):
+    config, loaded, queries, sets = setting
+    eager = copy.deepcopy(loaded.model)
+    eager.set_attn_implementation("eager")
+    with torch.no_grad():
+        prefix = encode_prefix(loaded.model, [s.prefix for s in sets])
+        for chunk in make_chunks(queries, 7, loaded.device):
+            n = len(chunk.index)
+            found = run_condition(
+                loaded.model, chunk.in_context.repeat(len(sets)), queries.label_tokens, FIELDS, prefix
+            )
+            for group, demonstrations in enumerate(sets):
+                for place, index in enumerate(chunk.index):
+                    own, context = queries.in_context[index], demonstrations.prefix
+                    expected = record(eager, [*context.tolist(), *own.tolist()], len(context))
+                    fields = {name: x[group * n + place].numpy() for name, x in found.fields.items()}
+                    for name in ("attn_out", "hidden", "query", "attn_in"):
+                        np.testing.assert_allclose(fields[name], getattr(expected, name), **TOLERANCE)
+                    np.testing.assert_allclose(
+                        fields["scores_query"][..., : len(own)], expected.scores_query, **TOLERANCE
+                    )
+                    np.testing.assert_allclose(
+                        fields["scores_demo"][..., : len(context)], expected.scores_demo, **TOLERANCE
+                    )
+                    np.testing.assert_allclose(fields["context_mass"], expected.mass, **TOLERANCE)
+                    delta = expected.mass[..., None] * (expected.o_demo - expected.o_own)
+                    for layer, block in enumerate(eager.model.layers):
+                        weight = block.self_attn.o_proj.weight.double().numpy()
+                        np.testing.assert_allclose(
+                            fields["context_update"][layer], weight @ delta[layer].ravel(), **TOLERANCE
+                        )
+
+
+def test_logits_and_gradients_with_padding_and_prefix_equal_the_plain_ones(setting):
+    _, loaded, queries, sets = setting
+    prompt, lengths = sets[0].prefix, [len(q) for q in queries.in_context[:6]]
+    assert len(set(lengths)) > 2, "the rows must be padded differently"
+    rows = Rows.pad(list(queries.in_context[:6]), loaded.device)
+
+    def gradients(model, logits_of):
+        for layer in model.model.layers:
+            layer.self_attn.k_proj.weight.requires_grad_(True)
+            layer.self_attn.v_proj.weight.requires_grad_(True)
+        logits = logits_of(model)
+        logits.square().mean().backward()
+        found = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        return logits.detach(), found
+
+    def shared(model):
+        states = hidden_states(model, rows, encode_prefix(model, [prompt]))
+        return model.lm_head(states[torch.arange(6), rows.last])
+
+    def one_by_one(model):
+        texts = [torch.tensor([[*prompt.tolist(), *q.tolist()]]) for q in queries.in_context[:6]]
+        return torch.cat([model(input_ids=text).logits[:, -1] for text in texts])
+
+    fast, slow = copy.deepcopy(loaded.model), copy.deepcopy(loaded.model)
+    slow.set_attn_implementation("eager")
+    logits, grads = gradients(fast, shared)
+    expected_logits, expected_grads = gradients(slow, one_by_one)
+    torch.testing.assert_close(logits, expected_logits, **TOLERANCE)
+    assert len(grads) == len(expected_grads) == 2 * len(fast.model.layers)
+    for grad, expected in zip(grads, expected_grads, strict=True):
+        assert expected.abs().max() > 1e-3
+        torch.testing.assert_close(grad, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_as_a_plain_attention_implementation_it_honours_masks_and_caches(setting, padding):
+    _, loaded, queries, _ = setting
+    eager = copy.deepcopy(loaded.model)
+    eager.set_attn_implementation("eager")
+    texts = queries.alone[:5]
+    width = max(map(len, texts))
+    ids, mask = torch.zeros(5, width, dtype=torch.long), torch.zeros(5, width, dtype=torch.long)
+    for row, text in enumerate(texts):
+        where = slice(width - len(text), width) if padding == "left" else slice(0, len(text))
+        ids[row, where], mask[row, where] = torch.as_tensor(text), 1
+    fast, slow = (m(input_ids=ids, attention_mask=mask).logits for m in (loaded.model, eager))
+    torch.testing.assert_close(fast[mask.bool()], slow[mask.bool()], **TOLERANCE)
+    if padding == "left":
+        options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+        fast, slow = (m.generate(ids, attention_mask=mask, **options) for m in (loaded.model, eager))
+        assert torch.equal(fast, slow)
+
+
+def test_without_its_mask_function_the_attention_refuses_to_run(setting):
+    _, loaded, queries, _ = setting
+    attention = loaded.model.model.layers[0].self_attn
+    states = torch.zeros(1, 3, loaded.model.config.hidden_size)
+    rotary = loaded.model.model.rotary_emb(states, torch.arange(3)[None])
+    with pytest.raises(ValueError, match="mask"):
+        attention(states, position_embeddings=rotary, attention_mask=None)
+
+
+def test_stacked_fine_tuning_equals_one_seed_at_a_time_and_leaves_the_model_alone(setting):
+    _, loaded, _, sets = setting
+    before = copy.deepcopy(loaded.model.state_dict())
+    modules = list(loaded.model.modules())
+    settings = Finetune(learning_rate=0.05)
+    together = finetune(loaded.model, sets, settings, ("query",))
+    for group, demonstrations in enumerate(sets):
+        alone = finetune(loaded.model, [demonstrations], settings, ("query",))
+        torch.testing.assert_close(together.losses[group], alone.losses[0], rtol=1e-6, atol=1e-6)
+        for key, stack in together.stacks.items():
+            moved = alone.stacks[key].weight[0]
+            torch.testing.assert_close(stack.weight[group], moved, rtol=1e-5, atol=1e-6)
+            base = loaded.model.get_submodule(f"model.layers.{key[0]}.self_attn.{key[1]}").weight
+            assert (moved - base).abs().max() > 1e-4
+    assert all(torch.equal(before[k], v) for k, v in loaded.model.state_dict().items())
+    assert all(a is b for a, b in zip(modules, loaded.model.modules(), strict=True))
+
+
+def test_the_model_is_given_back_when_a_block_fails(setting):
+    _, loaded, _, _ = setting
+    projection = loaded.model.model.layers[0].self_attn.k_proj
+    eager = copy.deepcopy(loaded.model)
+    eager.set_attn_implementation("eager")
+    with pytest.raises(RuntimeError, match="inside"), dual_attention(eager):
+        assert eager.config._attn_implementation == "raydual"
+        raise RuntimeError("inside")
+    assert eager.config._attn_implementation == "eager"
+    stacks = stack_projections(loaded.model, ("k_proj",), 2)
+    with pytest.raises(RuntimeError, match="inside"), with_projections(loaded.model, stacks):
+        assert loaded.model.model.layers[0].self_attn.k_proj is not projection
+        raise RuntimeError("inside")
+    assert loaded.model.model.layers[0].self_attn.k_proj is projection
+
+
+def test_numbers_depend_on_neither_batch_sizes_nor_order(setting, tiny_directory):
+    _, loaded, queries, sets = setting
+
+    def measured(batch_size, groups):
+        replica = Replica(loaded, queries, sweep(tiny_directory, execution={"batch_size": batch_size}))
+        rows = [row for group in groups for row in replica.measure(group)]
+        return {(r["seed"], r["metric"], r["condition"], r["layer"]): r["value"] for r in rows}
+
+    first = measured(17, [sets])
+    for other in (measured(4, [[sets[2]], [sets[0]], [sets[1]]]), measured(1, [sets[::-1]])):
+        assert other.keys() == first.keys()
+        for key, value in first.items():
+            assert other[key] == pytest.approx(value, abs=1e-4, nan_ok=True), key
+
+
+def test_seeds_that_fail_say_why_and_leave_the_others_alone(setting, tiny_directory):
+    _, loaded, queries, sets = setting
+    good = Replica(loaded, queries, sweep(tiny_directory)).measure(sets[:1])
+    diverging = Replica(loaded, queries, sweep(tiny_directory, finetune={"learning_rate": 1e30}))
+    rows = diverging.measure(sets)
+    assert [(r["metric"], r["seed"]) for r in rows] == [("failed", 0), ("failed", 1), ("failed", 2)]
+    assert all("diverged" in r["reason"] and "1e+30" in r["reason"] for r in rows)
+    limit = loaded.model.config.max_position_embeddings
+    needed = [len(s.prefix) + queries.longest for s in sets]
+    try:
+        loaded.model.config.max_position_embeddings = sorted(needed)[1]
+        rows = Replica(loaded, queries, sweep(tiny_directory)).measure(sets)
+    finally:
+        loaded.model.config.max_position_embeddings = limit
+    failed = {r["seed"]: r["reason"] for r in rows if r["metric"] == "failed"}
+    assert list(failed) == [sets[int(np.argmax(needed))].seed]
+    assert str(max(needed)) in next(iter(failed.values()))
+    if 0 not in failed:
+        kept = [r for r in rows if r["seed"] == 0]
+        assert [r["value"] for r in kept] == pytest.approx([r["value"] for r in good], abs=1e-5, nan_ok=True)

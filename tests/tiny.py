@@ -1,0 +1,125 @@
+"""A Qwen3 with a few thousand random weights, a tokenizer trained on a few sentences, and the sentences."""
+
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+VOCABULARY = 701
+END = "<|endoftext|>"
+LABELS = ("negative", "positive")
+TEMPLATE = "Sentence: {text} Label:"
+
+_ADJECTIVES = (
+    ("dull", "awful", "weak", "boring", "clumsy", "lifeless"),
+    ("lovely", "great", "warm", "funny", "moving", "brilliant"),
+)
+_NOUNS = ("film", "story", "plot", "cast", "music", "ending", "script", "café scene", "humour")
+_OPENERS = ("honestly", "overall", "frankly", "in short", "somehow")
+_FILLERS = ("and", "with", "the", "very", "quite", "a", "in", "its", "but", "never", "always", "until")
+
+
+def tiny_examples(count: int = 120, seed: int = 0) -> list[tuple[str, int]]:
+    """(sentence, label) pairs: 1 to 12 words, the labels in turn; the same for the same seed."""
+    draw = random.Random(seed)
+    return [(_sentence(draw, i % 2, 1 + i % 12), i % 2) for i in range(count)]
+
+
+def _sentence(draw: random.Random, label: int, words: int) -> str:
+    kinds = (_ADJECTIVES[label], _NOUNS, _FILLERS, _FILLERS)
+    chosen = [draw.choice(_ADJECTIVES[label])]
+    if words > 2:
+        chosen.insert(0, draw.choice(_OPENERS))
+    while len(chosen) < words:
+        chosen.append(draw.choice(kinds[draw.randrange(len(kinds))]))
+    return " ".join(" ".join(chosen).split()[:words]) + draw.choice(("", " .", "!"))
+
+
+def tiny_texts() -> list[str]:
+    """The texts that the default tokenizer is trained on: the sentences in the template, with label words."""
+    words = (*LABELS, "terrible", "bad", "neutral", "good", "great")
+    sentences = [TEMPLATE.format(text=text) for text, _ in tiny_examples()]
+    return [sentence + " " + words[i % len(words)] for i, sentence in enumerate(sentences)]
+
+
+def tiny_tokenizer(texts: Iterable[str] | None = None, vocabulary: int = VOCABULARY) -> Tokenizer:
+    """A byte-level BPE like Qwen's, with every byte, trained on the texts (default `tiny_texts`)."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False)
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(tiny_texts() if texts is None else texts, trainer)
+    return tokenizer
+
+
+def label_ids(tokenizer: Tokenizer, words: Iterable[str] = LABELS) -> list[int]:
+    """First token of each label word with its leading space, for `loud`."""
+    return [tokenizer.encode(" " + word).ids[0] for word in words]
+
+
+def tiny_config(layers: int = 3, attention_bias: bool = False, **over: Any) -> Qwen3Config:
+    """Sizes pairwise different, so that a mixed-up axis shows; 3 key/value heads, 2 query heads for each."""
+    settings = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 23,
+        "intermediate_size": 29,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
+        "head_dim": 10,
+        "max_position_embeddings": 2048,
+        "attention_bias": attention_bias,
+        "attn_implementation": "eager",
+        "bos_token_id": None,
+        "eos_token_id": 0,
+        "pad_token_id": 0,
+    }
+    return Qwen3Config(**{**settings, **over})
+
+
+def tiny_model(
+    seed: int = 0,
+    layers: int = 3,
+    dtype: torch.dtype = torch.float32,
+    attention_bias: bool = False,
+    std: float = 0.3,
+    loud: Sequence[int] = (),
+    **over: Any,
+) -> Qwen3ForCausalLM:
+    """A random Qwen3 in eval mode; `over` goes to its config. Norm weights are scattered about 1.
+
+    The tokens `loud` have large output weights, so that the arg-max over the vocabulary is often one of them.
+    The weights are drawn in float32 by a generator of its own, so a seed gives the same ones in every dtype.
+    """
+    model = Qwen3ForCausalLM(tiny_config(layers, attention_bias, **over))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator) * std
+            parameter.copy_(1 + noise if "norm" in name else noise)
+        model.lm_head.weight[list(loud)] *= 4
+    return model.to(dtype).eval()
+
+
+def save_tiny(directory: str | Path, seed: int = 0, texts: Iterable[str] | None = None, **over: Any) -> Path:
+    """Write a whole model directory: config, weights, tokenizer; `over` goes to `tiny_model`."""
+    directory = Path(directory)
+    tiny_model(seed, **over).save_pretrained(directory)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tiny_tokenizer(texts),
+        eos_token=END,
+        pad_token=END,
+        clean_up_tokenization_spaces=False,
+    )
+    fast.save_pretrained(directory)
+    return directory
