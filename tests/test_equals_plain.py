@@ -24,7 +24,7 @@ from .reference import seed as plain
 from .reference.finetune import FinetuneSettings
 from .reference.forward import record
 from .reference.prompts import TaskSettings
-from .tiny import LABELS, TEMPLATE, save_tiny, tiny_examples
+from .tiny import LABELS, TEMPLATE, label_ids, save_tiny, tiny_examples, tiny_tokenizer
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 K = 5
@@ -68,7 +68,7 @@ CASES = {
     "as Dai": {},
     "newline separator": {"task": {"name": "t", "template": TEMPLATE, "label_words": list(LABELS), "separator": "\n"}},
     "words of several tokens": {
-        "task": {"name": "t", "template": TEMPLATE, "label_words": ["negatively", "x-positive", "okay"]}
+        "task": {"name": "t", "template": TEMPLATE, "label_words": ["negatively", "positively", "neutral"]}
     },
     "label loss, adamw, two epochs": {
         "finetune": {"learning_rate": 1e-3, "optimizer": "adamw", "loss": "label", "epochs": 2}
@@ -85,7 +85,7 @@ CASES = {
 def test_every_metric_equals_the_plain_one(tmp_path, case, bias):
     if bias and case != "as Dai":
         pytest.skip("one case with biases is enough")
-    directory = save_tiny(tmp_path, attention_bias=bias)
+    directory = save_tiny(tmp_path, attention_bias=bias, loud=label_ids(tiny_tokenizer()))
     config = sweep(directory, **CASES[case], execution={"batch_size": 5})
     loaded, pairs = load_model(str(directory)), tiny_examples()
     queries, sets = prompts(loaded, config, pairs, config.measures.keep_first_token)
@@ -104,7 +104,7 @@ def test_every_metric_equals_the_plain_one(tmp_path, case, bias):
         assert found.keys() == expected.keys()
         for key in found.keys() - {k for k in found if k[0] in RANDOM}:
             assert found[key] == pytest.approx(expected[key], rel=1e-4, abs=1e-4, nan_ok=True), key
-    assert len({r["value"] for r in rows if r["metric"] == "accuracy"}) > 2
+    assert len({r["value"] for r in rows if r["metric"] in ("accuracy", "greedy_accuracy")}) > 2
 
 
 def test_random_baselines_agree_with_simulation_within_their_spread(tiny_directory):
@@ -276,12 +276,12 @@ def test_numbers_depend_on_neither_batch_sizes_nor_order(setting, tiny_directory
 def test_seeds_that_fail_say_why_and_leave_the_others_alone(setting, tiny_directory):
     _, loaded, queries, sets = setting
     good = Replica(loaded, queries, sweep(tiny_directory)).measure(sets[:1])
-    diverging = Replica(loaded, queries, sweep(tiny_directory, finetune={"learning_rate": 1e30}))
+    diverging = Replica(loaded, queries, sweep(tiny_directory, finetune={"learning_rate": 1e38}))
     rows = diverging.measure(sets)
     assert [(r["metric"], r["seed"]) for r in rows] == [("failed", 0), ("failed", 1), ("failed", 2)]
-    assert all("diverged" in r["reason"] and "1e+30" in r["reason"] for r in rows)
+    assert all("diverged" in r["reason"] and "1e+38" in r["reason"] for r in rows)
     limit = loaded.model.config.max_position_embeddings
-    needed = [len(s.prefix) + queries.longest for s in sets]
+    needed = [len(s.prefix) + len(queries.separator) + queries.longest for s in sets]
     try:
         loaded.model.config.max_position_embeddings = sorted(needed)[1]
         rows = Replica(loaded, queries, sweep(tiny_directory)).measure(sets)

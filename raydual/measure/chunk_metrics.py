@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from raydual.config import Measures
 from raydual.measure.conditions import Chunk, Outcome
 from raydual.measure.ranking import kendall_tau
 from raydual.metrics.noise import uniform
-from raydual.metrics.similarity import relative_norm, simam, simaou, unit, cosine
+from raydual.metrics.similarity import cosine, relative_norm, simam, simaou, unit
 from raydual.model.finetune import Tuned
 from raydual.tasks.prompts import DemonstrationSet
 
@@ -38,12 +39,14 @@ class Training:
     """One seed's demonstration tokens as fine-tuning saw them.
 
     `query` `[layers, pairs, width]` are their `q_proj` outputs; `prefix_index` `[pairs]` their places in the
-    in-context prompt.
+    in-context prompt; `first_alike` `[pairs]` the first of them with the same token id, whose query in the first
+    layer is the same vector, up to rounding that must not break a tie.
     """
 
     seed: int
     query: Float[Tensor, "layers pairs width"]
-    prefix_index: Tensor
+    prefix_index: Int[Tensor, "pairs"]
+    first_alike: Int[Tensor, "pairs"]
 
 
 def training_tokens(sets: Sequence[DemonstrationSet], tuned: Tuned) -> list[Training]:
@@ -55,15 +58,18 @@ def training_tokens(sets: Sequence[DemonstrationSet], tuned: Tuned) -> list[Trai
         for example, recorded in enumerate(tuned.recordings):
             tokens = demonstrations.token_index[demonstrations.example_index == example]
             parts.append(recorded["query"][group][:, torch.as_tensor(tokens, device=device)])
-        index = torch.as_tensor(demonstrations.prefix_index, device=device)
-        found.append(Training(demonstrations.seed, torch.cat(parts, dim=1), index))
+        _, first, group_of = np.unique(
+            demonstrations.prefix[demonstrations.prefix_index], return_index=True, return_inverse=True
+        )
+        places = (torch.as_tensor(x, device=device) for x in (demonstrations.prefix_index, first[group_of]))
+        found.append(Training(demonstrations.seed, torch.cat(parts, dim=1), *places))
     return found
 
 
 def chunk_metrics(
     chunk: Chunk, zsl: Outcome, icl: Outcome, ft: Outcome, training: Sequence[Training], measures: Measures
-) -> dict[Key, Float[Tensor, "G n layers"]]:
-    """Every per-layer metric of every example of the chunk, `[G, n, layers]`.
+) -> dict[Key, Float[Tensor, "G _ layers"]]:
+    """Every per-layer metric of every example of the chunk, `[G, n, layers]` (Kendall: of those it is asked for).
 
     `zsl` holds the chunk's n rows; `icl` and `ft` hold G times n, grouped by seed.
     """
@@ -78,6 +84,9 @@ def chunk_metrics(
     s_zsl = _aligned(zsl.fields["scores_query"][None], chunk.aligned_alone, chunk.aligned)
     s_icl = _aligned(by_seed(icl.fields["scores_query"]), chunk.aligned_in_context, chunk.aligned)
     s_ft = _aligned(by_seed(ft.fields["scores_query"]), chunk.aligned_alone, chunk.aligned)
+    # A difference that is rounding alone must be 0, or ΔSimAM would be the cosine of noise.
+    same = chunk.same_in_first_layer[None, :, None]
+    s_icl[:, :, 0] = torch.where(same, s_zsl[:, :, 0], s_icl[:, :, 0])
     seeds = torch.tensor([t.seed for t in training], device=h_icl.device)
     noise = _noise(measures.noise_seed, _SIMAOU_NOISE, seeds, chunk, h_icl.shape[2:])
     found = {
@@ -126,7 +135,7 @@ def _kendall(
     query: Float[Tensor, "G n layers width"],
     training: Sequence[Training],
     measures: Measures,
-) -> dict[Key, Float[Tensor, "G n layers"]]:
+) -> dict[Key, Float[Tensor, "G chosen layers"]]:
     """Kendall's τ of the context's attention to demonstration tokens with fine-tuning's, and with noise."""
     chosen = slice(None)
     if measures.kendall_examples is not None:
@@ -135,6 +144,7 @@ def _kendall(
     for group, seed in enumerate(training):
         attended = scores_demo[group][chosen].sum(dim=2)[..., seed.prefix_index]
         paid = torch.einsum("nlw,ltw->nlt", query[group][chosen], seed.query)
+        paid[:, 0] = paid[:, 0, seed.first_alike]
         of_seed = torch.tensor([seed.seed], device=query.device)
         noise = _noise(measures.noise_seed, _KENDALL_NOISE, of_seed, chunk, paid.shape[1:])[0][chosen]
         tau = kendall_tau(attended.flatten(0, 1), torch.stack([paid, noise], dim=2).flatten(0, 1))

@@ -20,7 +20,9 @@ class Chunk:
     """Queries of similar length that go through the model together.
 
     `index` `[n]` are their places in the whole set. `aligned` `[n, pairs]` marks the real entries of
-    `aligned_alone` and `aligned_in_context`, the tokens that are the same in both prompts.
+    `aligned_alone` and `aligned_in_context`, the tokens that are the same in both prompts. Where a pair has the
+    same token id at the same distance from the last token, `same_in_first_layer`, its score in the first layer
+    is the same number too: nothing but rounding tells them apart.
     """
 
     index: Int[np.ndarray, "n"]
@@ -29,6 +31,7 @@ class Chunk:
     aligned_alone: Int[Tensor, "n pairs"]
     aligned_in_context: Int[Tensor, "n pairs"]
     aligned: Bool[Tensor, "n pairs"]
+    same_in_first_layer: Bool[Tensor, "n pairs"]
     labels: Int[Tensor, "n"]
 
 
@@ -38,19 +41,29 @@ def make_chunks(queries: Queries, size: int, device: torch.device) -> list[Chunk
     chunks = []
     for start in range(0, len(order), size):
         index = order[start : start + size]
+        alone = Rows.pad([queries.alone[i] for i in index], device)
+        in_context = Rows.pad([queries.in_context[i] for i in index], device)
         places = Rows.pad([queries.aligned_alone[i] for i in index], device)
+        places_in_context = Rows.pad([queries.aligned_in_context[i] for i in index], device).ids
+        same = _id_and_distance(alone, places.ids) == _id_and_distance(in_context, places_in_context)
         chunks.append(
             Chunk(
                 index=index,
-                alone=Rows.pad([queries.alone[i] for i in index], device),
-                in_context=Rows.pad([queries.in_context[i] for i in index], device),
+                alone=alone,
+                in_context=in_context,
                 aligned_alone=places.ids,
-                aligned_in_context=Rows.pad([queries.aligned_in_context[i] for i in index], device).ids,
+                aligned_in_context=places_in_context,
                 aligned=places.real,
+                same_in_first_layer=same.all(dim=0),
                 labels=torch.tensor([queries.labels[i] for i in index], device=device),
             )
         )
     return chunks
+
+
+def _id_and_distance(rows: Rows, places: Int[Tensor, "n pairs"]) -> Int[Tensor, "2 n pairs"]:
+    """The token id at each place, and how far it is from the row's last token."""
+    return torch.stack([rows.ids.gather(1, places), rows.last[:, None] - places])
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,9 @@ def finetune(
                     recordings.append({name: recorder.result(name) for name in keep})
     for parameter in parameters:
         parameter.requires_grad_(False).grad = None
-    return Tuned(stacks, torch.stack(losses, dim=1), finite_groups(stacks), tuple(recordings))
+    all_losses = torch.stack(losses, dim=1)
+    finite = finite_groups(stacks) & all_losses.isfinite().all(dim=1)
+    return Tuned(stacks, all_losses, finite, tuple(recordings))
 
 
 def _optimizer(parameters: list[nn.Parameter], settings: Finetune) -> torch.optim.Optimizer:
