@@ -130,7 +130,7 @@ class SweepConfig(Settings):
     revision: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     task: Task
-    data: Literal["embedded", "hub"] | str | DataFiles = "hub"
+    data: Name | DataFiles = Field(default="hub", description="embedded, hub, a file or a directory, or files")
     demonstrations: Count
     seeds: Seeds
     protocol: Literal["split", "dai"] = "split"

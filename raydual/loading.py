@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from pydantic import BaseModel, ValidationError
 
 from raydual.config import SweepConfig
 from raydual.errors import UserError
-from raydual.tasks.task import HubDataset, Task
 
 
 class _Loader(yaml.SafeLoader):
@@ -69,8 +68,8 @@ def validate_config(raw: Mapping[str, Any], where: str) -> SweepConfig:
     try:
         return SweepConfig.model_validate(raw)
     except ValidationError as error:
-        lines = dict.fromkeys(_describe(problem) for problem in error.errors())
-        raise UserError("\n".join(f"{where}: {line}" for line in lines)) from None
+        lines = [f"{where}: {line}" for line in _describe_all(error.errors())]
+        raise UserError("\n".join(lines)) from None
 
 
 def dump_config(config: SweepConfig) -> str:
@@ -86,20 +85,21 @@ def is_local_path(name: str) -> bool:
 def _absolute_paths(raw: dict[str, Any], base: Path) -> None:
     """Make the paths of `model` and `data` absolute, in place, reading relative ones from `base`."""
 
-    def absolute(value: Any, known: tuple[str, ...]) -> Any:
-        if not isinstance(value, str) or value in known:
+    def resolved(value: Any) -> Any:
+        return str((base / Path(value).expanduser()).resolve()) if isinstance(value, str) else value
+
+    def absolute(value: Any) -> Any:
+        if not isinstance(value, str) or value == "embedded":
             return value
-        path = base / Path(value).expanduser()
-        return str(path.resolve()) if is_local_path(value) or path.exists() else value
+        return resolved(value) if is_local_path(value) or (base / value).is_dir() else value
 
     if "model" in raw:
-        raw["model"] = absolute(raw["model"], ("embedded",))
+        raw["model"] = absolute(raw["model"])
     data = raw.get("data")
     if isinstance(data, dict):
-        raw["data"] = {key: str((base / Path(p).expanduser()).resolve()) if isinstance(p, str) else p
-                       for key, p in data.items()}  # fmt: skip
-    elif isinstance(data, str) and data not in ("embedded", "hub"):
-        raw["data"] = str((base / Path(data).expanduser()).resolve())
+        raw["data"] = {key: resolved(file) for key, file in data.items()}
+    elif data not in ("embedded", "hub"):
+        raw["data"] = resolved(data)
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:
@@ -147,16 +147,53 @@ def _nearest(key: str) -> str:
     return f"; known here: {', '.join(k.rpartition('.')[2] for k in siblings) or ', '.join(SweepConfig.model_fields)}"
 
 
-def _describe(problem: Any) -> str:
-    """One pydantic problem as `key: what is wrong`."""
-    # A union adds the names of its branches to the place; they mean nothing to a user.
-    models = {m.__name__ for m in (Task, HubDataset)} | {"DataFiles"}
-    parts = [str(p) for p in problem["loc"] if not (str(p) in models or "[" in str(p) or str(p) in ("str", "int", "float"))]
-    key = ".".join(parts)
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
+def _describe_all(problems: Sequence[Any]) -> Iterator[str]:
+    """One line for each key that has a problem; the branches of a union are told as alternatives."""
+    by_key: dict[str, list[Any]] = {}
+    for problem in problems:
+        by_key.setdefault(_place(problem), []).append(problem)
+    for key, found in by_key.items():
+        yield _describe(key, found)
+
+
+def _place(problem: Any) -> str:
+    """The dotted key of a problem, without the names that pydantic gives to the branches of a union."""
+    known = _field_names()
+    last = len(problem["loc"]) - 1
+    return ".".join(
+        str(part)
+        for index, part in enumerate(problem["loc"])
+        if isinstance(part, int) or part in known or (index == last and problem["type"] == "extra_forbidden")
+    )
+
+
+def _describe(key: str, problems: Sequence[Any]) -> str:
+    first = problems[0]
+    if first["type"] == "extra_forbidden":
         return f"unknown key {key!r}{_nearest(key)}"
-    if problem["type"] == "missing":
+    if first["type"] == "missing":
         return f"{key}: required, but missing"
-    found = "" if problem["type"] == "value_error" else f", found {problem['input']!r}"
-    return (f"{key}: " if key else "") + message[0].lower() + message[1:] + found
+    messages = dict.fromkeys(_PHRASES.get(p["type"]) or _lower(p["msg"]) for p in problems)
+    found = "" if first["type"] == "value_error" else f", found {first['input']!r}"
+    return (f"{key}: " if key else "") + "; or ".join(messages) + found
+
+
+_PHRASES = {
+    "tuple_type": "input should be a list",
+    "dict_type": "input should be a mapping",
+    "model_type": "input should be a mapping",
+    "model_attributes_type": "input should be a mapping",
+    "string_type": "input should be a text",
+    "int_type": "input should be a whole number",
+    "float_type": "input should be a number",
+    "bool_type": "input should be true or false",
+}
+
+
+def _lower(message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return message[0].lower() + message[1:]
+
+
+def _field_names() -> set[str]:
+    return {part for key in _known_keys() for part in key.split(".")}

@@ -4,8 +4,9 @@ import copy
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from random import Random
+from statistics import mean
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from raydual.embedded.stream import SST2_WORDS, SST5_WORDS
 
 WORDS = {"sst2": SST2_WORDS, "sst5": SST5_WORDS}
 DEMONSTRATIONS = 32
+SEEDS = range(20)
+LEARNING_RATES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -29,16 +32,6 @@ class Score:
     predicted: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class TaskData:
-    """Tokenised task: `demonstrations` are alone (template and label), `queries` have no label."""
-
-    train: list[tuple[str, int]]
-    queries: list[list[int]]
-    gold: Tensor
-    words: Tensor
-
-
 class Evaluator:
     """Scores one model on one task."""
 
@@ -49,19 +42,21 @@ class Evaluator:
         self.train = _rows(task, "train")
         validation = _rows(task, "validation")[:limit]
         self.gold = torch.tensor([label for _, label in validation])
-        self.texts = [f"Sentence: {text} Label:" for text, _ in validation]
+        prompts = [f"Sentence: {text} Label:" for text, _ in validation]
+        self.queries = [self._ids(prompt) for prompt in prompts]
+        self.later_queries = [self._ids(" " + prompt) for prompt in prompts]
         self.word_ids = torch.tensor([self._ids(" " + word)[0] for word in self.label_words])
 
     def zero_shot(self) -> Score:
         """The query alone."""
-        return self._score(self._logits([self._ids(text) for text in self.texts], None))
+        return self._score(self._logits(self.queries, None))
 
     def in_context(self, seed: int) -> Score:
         """The seed's demonstrations, a space, the query."""
         prefix = self._ids(" ".join(self.demonstrations(seed)))
         with torch.no_grad():
             cache = self.model(torch.tensor([prefix]), use_cache=True).past_key_values
-        return self._score(self._logits([self._ids(" " + text) for text in self.texts], cache))
+        return self._score(self._logits(self.later_queries, cache))
 
     def fine_tuned(self, seed: int, learning_rate: float) -> Score:
         """The query alone, after one pass of SGD on `k_proj` and `v_proj`; the weights come back afterwards."""
@@ -118,6 +113,30 @@ class Evaluator:
             torch.isin(greedy, self.word_ids).float().mean().item(),
             tuple((predicted == label).float().mean().item() for label in range(len(self.word_ids))),
         )
+
+
+def figures(model: Any, tokenizer: Any) -> dict[str, Any]:
+    """Means over the seeds, by task; fine-tuned accuracy by learning rate."""
+    found = {}
+    for task in WORDS:
+        evaluator = Evaluator(model, tokenizer, task)
+        context = [evaluator.in_context(seed) for seed in SEEDS]
+        tuned = {
+            str(rate): _accuracies([evaluator.fine_tuned(seed, rate) for seed in SEEDS]) for rate in LEARNING_RATES
+        }
+        found[task] = {
+            "zero_shot": asdict(evaluator.zero_shot()),
+            "in_context": _accuracies(context)
+            | {name: mean(getattr(score, name) for score in context) for name in ("greedy", "label_word")},
+            "fine_tuned": tuned,
+        }
+        print(task, json.dumps(found[task], indent=1), flush=True)
+    return found
+
+
+def _accuracies(scores: list[Score]) -> dict[str, float]:
+    values = [score.accuracy for score in scores]
+    return {"accuracy": mean(values), "accuracy_min": min(values), "accuracy_max": max(values)}
 
 
 def _rows(task: str, split: str) -> list[tuple[str, int]]:

@@ -1,0 +1,3 @@
+"""Placeholder."""
+def write_report(run):
+    return run.report_file

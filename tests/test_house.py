@@ -1,0 +1,103 @@
+"""Imports run one way, and light modules stay light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import raydual
+
+ROOT = Path(raydual.__file__).parent
+FLOORS = (
+    {"errors", "embedded"},
+    {"tasks.task"},
+    {"config"},
+    {"loading"},
+    {"metrics", "tasks", "results"},
+    {"model"},
+    {"measure"},
+    {"reduce", "report"},
+    {"cluster"},
+    {"sweep", "cli"},
+)
+RAY = {"cluster"}
+NO_TORCH = ("config", "loading", "results", "tasks.prompts", "metrics.kendall", "metrics.similarity", "metrics.noise",
+            "metrics.prediction", "metrics.statistics", "model.source", "measure.study", "reduce", "report", "sweep")  # fmt: skip
+
+
+def floor_of(module: str) -> int:
+    """The floor of the longest prefix that has one."""
+    parts = module.split(".")
+    for length in range(len(parts), 0, -1):
+        for floor, names in enumerate(FLOORS):
+            if ".".join(parts[:length]) in names:
+                return floor
+    raise AssertionError(f"{module} has no floor")
+
+
+def imports_of(source: str) -> set[str]:
+    """Every module of raydual, and ray, that a source imports anywhere, without the `raydual.`."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        found |= {name.removeprefix("raydual.") for name in names if name.split(".")[0] in ("raydual", "ray")}
+    return found - {"raydual"}
+
+
+def violations(module: str, source: str) -> list[str]:
+    found = []
+    for name in imports_of(source):
+        if name.split(".")[0] == "ray":
+            if module.split(".")[0] not in RAY:
+                found.append(f"{module} imports ray")
+        elif floor_of(name) > floor_of(module):
+            found.append(f"{module} imports {name}, which is above it")
+    return found
+
+
+def modules():
+    for path in sorted(ROOT.rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__").removesuffix(".__main__")
+        if name != "__init__" and "embedded" not in name:
+            yield name, path
+
+
+def test_imports_run_one_way_and_only_the_cluster_knows_ray():
+    found = [line for name, path in modules() for line in violations(name, path.read_text(encoding="utf-8"))]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("metrics.kendall", "from raydual.model.attention import Prefix"),
+        ("model.attention", "import raydual.measure.replica"),
+        ("measure.replica", "import ray"),
+        ("tasks.prompts", "def f():\n    from ray import data"),
+    ],
+)
+def test_the_check_can_fail(module, source):
+    assert violations(module, source)
+
+
+def test_light_modules_load_neither_torch_nor_ray():
+    probe = (
+        "import importlib, sys\n"
+        f"for name in {NO_TORCH!r}:\n"
+        "    importlib.import_module('raydual.' + name)\n"
+        "    heavy = {'torch', 'ray', 'transformers'} & set(sys.modules)\n"
+        "    assert not heavy, (name, heavy)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_files_are_of_a_size_that_can_be_read():
+    long = {name: n for name, path in modules() if (n := len(path.read_text(encoding="utf-8").splitlines())) > 400}
+    assert long == {}
