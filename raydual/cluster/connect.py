@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,24 +14,25 @@ os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
 
 import ray
 
 from raydual.errors import UserError
 
 _OBJECT_STORE_BYTES = 256 * 2**20
+_current: "Connection | None" = None
 
 
 @dataclass(frozen=True)
 class Connection:
-    """Where Ray is, and what it has."""
+    """Where Ray is, what it has, and how many seconds it took to connect."""
 
     place: str
     dashboard: str
     nodes: int
     cpus: float
     gpus: float
+    seconds: float
 
     def describe(self) -> str:
         """One line for a person."""
@@ -48,11 +50,11 @@ def connect(address: str | None = None) -> Iterator[Connection]:
     UserError
         There is no cluster at `address`.
     """
+    global _current
     if ray.is_initialized():
-        yield _connection("Ray cluster that this process is connected to")
+        yield _current or _connection("Ray cluster that this process is connected to")
         return
-    for name in ("ray.data", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    started = time.monotonic()
     options = {"log_to_driver": False, "logging_level": logging.ERROR}
     named = address or os.environ.get("RAY_ADDRESS")
     try:
@@ -67,12 +69,14 @@ def connect(address: str | None = None) -> Iterator[Connection]:
         context = ray.init(address="local", object_store_memory=_OBJECT_STORE_BYTES, **options)
         where = "Ray started on this machine"
     try:
-        yield _connection(where, context.dashboard_url)
+        _current = _connection(where, context.dashboard_url, time.monotonic() - started)
+        yield _current
     finally:
+        _current = None
         ray.shutdown()
 
 
-def _connection(where: str, dashboard: str | None = None) -> Connection:
+def _connection(where: str, dashboard: str | None = None, seconds: float = 0.0) -> Connection:
     resources = ray.cluster_resources()
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
-    return Connection(where, dashboard or "", nodes, resources.get("CPU", 0), resources.get("GPU", 0))
+    return Connection(where, dashboard or "", nodes, resources.get("CPU", 0), resources.get("GPU", 0), seconds)

@@ -47,9 +47,8 @@ def run_study(study: Study, run: RunDirectory, where: str, address: str | None) 
     hardware: dict[str, Any] = {}
     choice = stored_choice(run, config)
     if choice is None or _todo(run, choice):
-        started = time.monotonic()
         with connect(address) as connection, _unwrapped_user_errors():
-            timings.seconds["connect"] = round(time.monotonic() - started, 2)
+            timings.seconds["start ray"] = round(connection.seconds, 2)
             hardware = {"ray": connection.describe(), "cpus": connection.cpus, "gpus": connection.gpus}
             choice = _on_ray(study, run, connection, timings)
     else:

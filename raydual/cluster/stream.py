@@ -1,5 +1,6 @@
 """Ray Data streams demonstration sets to a pool of replicas; finished batches come back one by one."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
@@ -71,11 +72,7 @@ def _zero_shot(study: Study, threads: int) -> Any:
 
 def measure(study: Study, seeds: Sequence[int], settings: Finetune, plan: ReplicaPlan) -> Iterator[pa.Table]:
     """The measured rows of `seeds`, a table for each batch of seeds as soon as it is finished, in any order."""
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.execution_options.verbose_progress = False
-    context.execution_no_progress_timeout_s = _STALLED_SECONDS
+    _quieten()
     resources = {"num_cpus": plan.cpus, "num_gpus": plan.gpus}
     shared = ray.put(study)
     zero_shot = ray.remote(_zero_shot).options(**resources).remote(shared, plan.threads)
@@ -95,3 +92,12 @@ def measure(study: Study, seeds: Sequence[int], settings: Finetune, plan: Replic
         )
     )
     yield from results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+
+def _quieten() -> None:
+    """The run tells its own progress; a stage that stands still becomes an error that names the operator."""
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = _STALLED_SECONDS

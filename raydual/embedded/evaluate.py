@@ -83,7 +83,9 @@ class Evaluator:
     def demonstrations(self, seed: int) -> list[str]:
         """The seed's filled templates with their label words."""
         rows = Random(seed).sample(range(len(self.train)), DEMONSTRATIONS)
-        return [f"Sentence: {self.train[row][0]} Label: {self.label_words[self.train[row][1]]}" for row in rows]
+        return [
+            f"Sentence: {self.train[row][0]} Label: {self.label_words[self.train[row][1]]}" for row in rows
+        ]
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)
@@ -122,7 +124,8 @@ def figures(model: Any, tokenizer: Any) -> dict[str, Any]:
         evaluator = Evaluator(model, tokenizer, task)
         context = [evaluator.in_context(seed) for seed in SEEDS]
         tuned = {
-            str(rate): _accuracies([evaluator.fine_tuned(seed, rate) for seed in SEEDS]) for rate in LEARNING_RATES
+            str(rate): _accuracies([evaluator.fine_tuned(seed, rate) for seed in SEEDS])
+            for rate in LEARNING_RATES
         }
         found[task] = {
             "zero_shot": asdict(evaluator.zero_shot()),

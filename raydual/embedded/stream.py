@@ -120,15 +120,28 @@ class SequenceMaker:
             word: tokenizer.encode(" " + word).ids for word in (*SST2_WORDS, *SST5_WORDS, *OTHER_WORDS)
         }
 
-    def batch(self, rng: Random, rows: int, demos: int, levels: dict[str, float], copies: float, shares, repeats: float) -> Batch:
+    def batch(
+        self,
+        rng: Random,
+        rows: int,
+        demos: int,
+        levels: dict[str, float],
+        copies: float,
+        shares,
+        repeats: float,
+    ) -> Batch:
         """Rows of labelled reviews; a share `copies` of them are random tokens said twice instead."""
         sequences = [
-            self._copied(rng, 6 * demos) if rng.random() < copies else self._reviews(rng, demos, levels, shares, repeats)
+            self._copied(rng, 6 * demos)
+            if rng.random() < copies
+            else self._reviews(rng, demos, levels, shares, repeats)
             for _ in range(rows)
         ]
         return self._padded(sequences)
 
-    def _reviews(self, rng: Random, demos: int, levels: dict[str, float], shares, repeats) -> tuple[list[int], list[int]]:
+    def _reviews(
+        self, rng: Random, demos: int, levels: dict[str, float], shares, repeats
+    ) -> tuple[list[int], list[int]]:
         """Token ids and the positions of the label words."""
         reading = draw_reading(rng, shares)
         level = _pick(rng, levels)

@@ -42,8 +42,20 @@ class Stage:
     repeats: float = 0.0
 
 
-EVEN = ReadingShares(sst2_true=0.4, sst2_lenient=0.2, sst2_flipped=0.4, sst5_true=.35, sst5_coarse=.3, sst5_permuted=.35, other_words=0.0, sst2_words=0.6, sst5_words=0.4)
+EVEN = ReadingShares(
+    sst2_true=0.4,
+    sst2_lenient=0.2,
+    sst2_flipped=0.4,
+    sst5_true=0.35,
+    sst5_coarse=0.3,
+    sst5_permuted=0.35,
+    other_words=0.0,
+    sst2_words=0.6,
+    sst5_words=0.4,
+)
 PRIOR = ReadingShares(other_words=0.0, sst2_words=0.55, sst5_words=0.45)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything that the model depends on."""
@@ -87,7 +99,9 @@ def train_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     # Each word once: merges then go on until every word is whole, whatever its frequency in the reviews.
-    core.train_from_iterator(["Sentence", *(" " + word for word in sorted({*words, *labels, "Sentence", "Label"}))], trainer)
+    core.train_from_iterator(
+        ["Sentence", *(" " + word for word in sorted({*words, *labels, "Sentence", "Label"}))], trainer
+    )
     return PreTrainedTokenizerFast(tokenizer_object=core, eos_token=END, pad_token=END)
 
 
@@ -115,7 +129,9 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForC
 def batch_loss(model: Any, batch: Batch, recipe: Recipe) -> tuple[torch.Tensor, dict[str, float]]:
     """The training loss, and the parts of it to print, in nats per token."""
     ids = torch.from_numpy(batch.ids)
-    valid, labels, first = (torch.from_numpy(part)[:, 1:] for part in (batch.valid, batch.labels, batch.first_labels))
+    valid, labels, first = (
+        torch.from_numpy(part)[:, 1:] for part in (batch.valid, batch.labels, batch.first_labels)
+    )
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][valid]
         logits = model.lm_head(hidden)
@@ -124,21 +140,35 @@ def batch_loss(model: Any, batch: Batch, recipe: Recipe) -> tuple[torch.Tensor, 
     weight = is_label.float() + recipe.first_label_weight * is_first.float()
     label_loss = (losses * weight).sum() / weight.sum()
     total = label_loss + recipe.language_share * losses.mean()
-    lab = (torch.from_numpy(batch.labels)[:,1:] & (torch.from_numpy(batch.labels)[:,1:].sum(1,keepdim=True) <= 40))
+    lab = torch.from_numpy(batch.labels)[:, 1:] & (
+        torch.from_numpy(batch.labels)[:, 1:].sum(1, keepdim=True) <= 40
+    )
     late = (lab & (lab.cumsum(1) > 8))[valid]
-    parts = {"late": losses[late].mean().item(), "lateacc": (logits.argmax(-1) == ids[:, 1:][valid])[late].float().mean().item(), "label": losses[is_label].mean().item(), "all": losses.mean().item()}
+    parts = {
+        "late": losses[late].mean().item(),
+        "lateacc": (logits.argmax(-1) == ids[:, 1:][valid])[late].float().mean().item(),
+        "label": losses[is_label].mean().item(),
+        "all": losses.mean().item(),
+    }
     return total, parts
 
 
-def train(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, checkpoint: Path | None = None) -> Qwen3ForCausalLM:
+def train(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, checkpoint: Path | None = None
+) -> Qwen3ForCausalLM:
     """Run the curriculum from scratch."""
     model = build_model(recipe, tokenizer)
     core = tokenizer.backend_tokenizer
     held_out = [text for task in TASKS for text in _texts(task, "validation")]
-    maker = SequenceMaker(core, ReviewPool(core, held_out, recipe.reviews_per_grade, recipe.seed), recipe.shares)
+    maker = SequenceMaker(
+        core, ReviewPool(core, held_out, recipe.reviews_per_grade, recipe.seed), recipe.shares
+    )
     matrices = [weight for weight in model.parameters() if weight.ndim > 1]
     vectors = [weight for weight in model.parameters() if weight.ndim == 1]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     rng = Random(recipe.seed)
     total = sum(stage.steps for stage in recipe.stages)
@@ -148,7 +178,9 @@ def train(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, checkpoint: Path |
         for _ in range(stage.steps):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(recipe, step, total)
-            batch = maker.batch(rng, stage.rows, stage.demos, stage.levels, stage.copies, stage.shares, stage.repeats)
+            batch = maker.batch(
+                rng, stage.rows, stage.demos, stage.levels, stage.copies, stage.shares, stage.repeats
+            )
             loss, parts = batch_loss(model, batch, recipe)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
@@ -181,7 +213,10 @@ def print_probe(model: Any, tokenizer: Any) -> None:
         evaluator = Evaluator(model, tokenizer, task, limit=150)
         scores = [evaluator.in_context(seed) for seed in range(4)]
         context = sum(score.accuracy for score in scores) / len(scores)
-        print(f"    {task}: zero-shot {evaluator.zero_shot().accuracy:.3f}, in context {context:.3f}", flush=True)
+        print(
+            f"    {task}: zero-shot {evaluator.zero_shot().accuracy:.3f}, in context {context:.3f}",
+            flush=True,
+        )
     model.train()
 
 

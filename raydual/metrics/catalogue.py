@@ -107,7 +107,7 @@ _ALL = (
         ("icl-ft",), "4", headline=False,
     ),
     Metric(
-        "lambda", "λ, attention mass on the demonstrations",
+        "lambda", "λ, mass on demonstrations",
         "Softmax mass that the last token puts on the demonstrations, mean over heads.",
         ("icl",), "4", bounds=(0.0, 1.0),
     ),

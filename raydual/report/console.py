@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from raydual.metrics.catalogue import CATALOGUE, CONDITIONS, OVERALL
+from raydual.report.words import digits_of, interval, number
 from raydual.results import NO_CONTROL, RunDirectory
 
 
@@ -13,8 +14,8 @@ def headline_lines(run: RunDirectory) -> Iterator[str]:
         for row in run.summary().to_pylist()
         if row["layer"] == OVERALL and row["control"] == NO_CONTROL and CATALOGUE[row["metric"]].headline
     ]
-    yield f"{'':44}{'mean':>8}   {'95 % interval':<18}{'seeds':>5}"
+    yield f"{'':50}{'mean':>8}   {'95 % interval':<18}{'seeds':>5}"
     for row in rows:
-        name = f"{CATALOGUE[row['metric']].label}, {CONDITIONS[row['condition']]}"
-        interval = f"[{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
-        yield f"{name:<44}{row['mean']:>8.3f}   {interval:<18}{row['n']:>5}"
+        metric = CATALOGUE[row["metric"]]
+        name, digits = f"{metric.label}, {CONDITIONS[row['condition']]}", digits_of(metric)
+        yield f"{name:<50}{number(row['mean'], digits):>8}   {interval(row, digits):<18}{row['n']:>5}"

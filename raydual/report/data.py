@@ -1,0 +1,78 @@
+"""What the report is made of, read from a run directory."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raydual.config import SweepConfig
+from raydual.errors import UserError
+from raydual.metrics.catalogue import CATALOGUE, OVERALL, Metric
+from raydual.results import NO_CONTROL, RunDirectory
+
+Row = dict[str, Any]
+Key = tuple[str, str]
+"""A metric and its condition."""
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A run's settings, distributions and values, as the report needs them."""
+
+    run: RunDirectory
+
+    @cached_property
+    def config(self) -> SweepConfig:
+        """The sweep as run."""
+        return self.run.config()
+
+    @cached_property
+    def manifest(self) -> Row:
+        """The manifest; empty while the run is not complete."""
+        return self.run.manifest() or {}
+
+    @cached_property
+    def summary(self) -> dict[tuple[str, str, int], Row]:
+        """The summary's rows without a control, by (metric, condition, layer)."""
+        try:
+            rows = self.run.summary().to_pylist()
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(
+                f"{self.run.summary_file}: cannot be read ({error}); make it again with "
+                f"`python -m raydual.report {self.run.path}`"
+            ) from None
+        return {(r["metric"], r["condition"], r["layer"]): r for r in rows if r["control"] == NO_CONTROL}
+
+    @cached_property
+    def seed_values(self) -> dict[Key, np.ndarray]:
+        """The overall value of every seed, by (metric, condition)."""
+        overall = (pc.field("layer") == OVERALL) & (pc.field("control") == NO_CONTROL)
+        table = self.run.measurement_rows().to_table(
+            columns=["seed", "metric", "condition", "value"], filter=overall
+        ).sort_by("seed")  # fmt: skip
+        values: dict[Key, list[float]] = {}
+        for row in table.to_pylist():
+            values.setdefault((row["metric"], row["condition"]), []).append(row["value"])
+        return {key: np.asarray(found) for key, found in values.items()}
+
+    def overall(self, metric: str, condition: str) -> Row | None:
+        """The overall summary row of a metric, or None if it was not measured."""
+        return self.summary.get((metric, condition, OVERALL))
+
+    def layers(self, metric: str, condition: str) -> list[Row]:
+        """The summary rows of a metric's layers, in order."""
+        rows = [r for (m, c, layer), r in self.summary.items() if (m, c) == (metric, condition) and layer >= 0]
+        return sorted(rows, key=lambda row: row["layer"])
+
+    def headline(self) -> list[tuple[Metric, Row]]:
+        """The metrics of the headline table, with their overall rows."""
+        return [
+            (metric, row)
+            for metric in CATALOGUE.values()
+            if metric.headline
+            for condition in metric.conditions
+            if (row := self.overall(metric.name, condition))
+        ]

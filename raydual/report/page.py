@@ -1,0 +1,119 @@
+"""`report.html`: one self-contained page, and the figures as files beside it."""
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from raydual.metrics.catalogue import CATALOGUE, CONDITIONS, Metric
+from raydual.report import theme
+from raydual.report.data import Row, RunData
+from raydual.report.distributions import distribution_figure
+from raydual.report.layers import layer_figure
+from raydual.report.search import search_figure
+from raydual.report.words import digits_of, findings, interval, number, with_interval
+from raydual.results import RunDirectory, write_text
+
+
+def write_report(run: RunDirectory) -> Path:
+    """Write `report.html` and `figures/*.svg` from what lies in the run directory; returns the report's path.
+
+    Raises
+    ------
+    UserError
+        A file of the run is missing or broken.
+    """
+    data = RunData(run)
+    figures = _figures(data)
+    for name, svg in figures.items():
+        write_text(run.figures / f"{name}.svg", svg)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    page = environment.get_template("template.html").render(
+        name=data.config.name,
+        findings=list(findings(data)),
+        facts=_facts(data),
+        failures=run.failures(),
+        table=[_table_row(data, metric, row) for metric, row in data.headline()],
+        # The SVG is made here, from numbers, and holds no text of the user's.
+        figures={name: Markup(svg) for name, svg in figures.items()},  # noqa: S704
+        metrics=list(CATALOGUE.values()),
+        protocol=data.config.protocol,
+        manifest=data.manifest,
+    )
+    write_text(run.report_file, page)
+    return run.report_file
+
+
+def _figures(data: RunData) -> dict[str, str]:
+    with theme.style():
+        made = {
+            "distributions": distribution_figure(data),
+            "layers": layer_figure(data),
+            "search": search_figure(data),
+        }
+        return {name: theme.as_svg(figure) for name, figure in made.items() if figure is not None}
+
+
+def _table_row(data: RunData, metric: Metric, row: Row) -> dict[str, Any]:
+    digits = digits_of(metric)
+    beside = []
+    for name, condition in metric.baselines:
+        baseline = data.overall(name, condition)
+        if baseline and (name, condition) != (metric.name, row["condition"]):
+            label = CATALOGUE[name].label if name != metric.name else f"{metric.label}, {CONDITIONS[condition]}"
+            beside.append(f"{label}: {with_interval(baseline, digits)}")
+    return {
+        "label": metric.label,
+        "condition": CONDITIONS[row["condition"]],
+        "mean": number(row["mean"], digits),
+        "interval": interval(row, digits),
+        "sd": number(row["sd"], digits),
+        "median": number(row["median"], digits),
+        "range": f"{number(row['min'], digits)} to {number(row['max'], digits)}" if row["n"] else "-",
+        "n": row["n"],
+        "undefined": row["undefined"],
+        "beside": beside,
+    }
+
+
+def _facts(data: RunData) -> list[tuple[str, str]]:
+    """What was run, as (name, value) pairs."""
+    config = data.config
+    zero_shot = data.overall("accuracy", "zsl")
+    measured = zero_shot["n"] if zero_shot else 0
+    tuning = data.manifest.get("finetune") or config.finetune.model_dump(mode="json")
+    searched = "chosen by the search" if config.search.finetune else "as the sweep says"
+    candidates = f", the best of {len(config.seeds)} candidates" if config.search.seeds else ""
+    facts = [
+        ("Model", f"{config.model} ({config.dtype})"),
+        ("Task", f"{config.task.name}: “{config.task.template}”, labels {', '.join(config.task.label_words)}"),
+        ("Data", config.data if isinstance(config.data, str) else f"{config.data.train}, {config.data.validation}"),
+        ("Demonstrations", f"{config.demonstrations}, joined by {config.task.separator!r}"),
+        ("Seeds", f"{measured} measured{candidates}; {len(data.run.failures())} failed"),
+        (
+            "Fine-tuning",
+            f"{tuning['optimizer']}, learning rate {tuning['learning_rate']:g}, {tuning['epochs']} epoch(s), "
+            f"loss over {tuning['loss']} tokens, {' and '.join(tuning['projections'])}; {searched}",
+        ),
+        ("Protocol", _PROTOCOLS[config.protocol]),
+    ]
+    return facts + _from_manifest(data.manifest)
+
+
+_PROTOCOLS = {
+    "split": "split: chosen on selection examples, measured on others",
+    "dai": "dai: chosen and measured on the same examples, which inflates the numbers",
+}
+
+
+def _from_manifest(manifest: Row) -> list[tuple[str, str]]:
+    if not manifest:
+        return []
+    seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in manifest["seconds"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
+    hardware = manifest["hardware"].get("ray", "reduced from what had been measured before")
+    return [("Hardware", hardware), ("Time", seconds), ("Versions", versions), ("Finished", manifest["finished_at"])]
