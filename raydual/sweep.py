@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, metavar="DIR", help="the run directory (default: runs/NAME)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in that directory")
     parser.add_argument(
-        "--address", help="a Ray cluster (`auto`: the one this machine is part of); default: that, or a local Ray"
+        "--address", help="a Ray cluster, `auto` (the one this machine is part of) or `local`; default: auto, else local"
     )
     return parser
 

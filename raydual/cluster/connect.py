@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ import ray
 from raydual.errors import UserError
 
 _OBJECT_STORE_BYTES = 256 * 2**20
+_KNOCK_SECONDS = 5
 _current: "Connection | None" = None
 
 
@@ -45,6 +47,8 @@ class Connection:
 def connect(address: str | None = None) -> Iterator[Connection]:
     """Join the cluster at `address`, or the one this machine belongs to, or start Ray here; leave it afterwards.
 
+    The address `local` always starts Ray here.
+
     Raises
     ------
     UserError
@@ -55,25 +59,46 @@ def connect(address: str | None = None) -> Iterator[Connection]:
         yield _current or _connection("Ray cluster that this process is connected to")
         return
     started = time.monotonic()
-    options = {"log_to_driver": False, "logging_level": logging.ERROR}
-    named = address or os.environ.get("RAY_ADDRESS")
+    where, dashboard = _join(address or os.environ.get("RAY_ADDRESS"))
     try:
-        context = ray.init(address=named or "auto", **options)
-        where = f"Ray cluster at {context.address_info['gcs_address']}"
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        if named:
-            raise UserError(
-                f"--address {named}: cannot connect to a Ray cluster there "
-                f"({str(error).splitlines()[0]}); start one (`ray up cluster.yaml`), or leave the address out"
-            ) from None
-        context = ray.init(address="local", object_store_memory=_OBJECT_STORE_BYTES, **options)
-        where = "Ray started on this machine"
-    try:
-        _current = _connection(where, context.dashboard_url, time.monotonic() - started)
+        _current = _connection(where, dashboard, time.monotonic() - started)
         yield _current
     finally:
         _current = None
         ray.shutdown()
+
+
+def _join(address: str | None) -> tuple[str, str | None]:
+    """(where Ray is, its dashboard), once connected."""
+    options = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address != "local":
+        _check_reachable(address)
+        try:
+            context = ray.init(address=address or "auto", **options)
+            return f"Ray cluster at {context.address_info['gcs_address']}", context.dashboard_url
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            if address:
+                raise _no_cluster(address, str(error).splitlines()[0]) from None
+    context = ray.init(address="local", object_store_memory=_OBJECT_STORE_BYTES, **options)
+    return "Ray started on this machine", context.dashboard_url
+
+
+def _check_reachable(address: str | None) -> None:
+    """Knock at an address of the form host:port, where ray itself would wait for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_KNOCK_SECONDS).close()
+    except OSError as error:
+        raise _no_cluster(address, error.strerror or str(error)) from None
+
+
+def _no_cluster(address: str | None, reason: str) -> UserError:
+    return UserError(
+        f"--address {address}: cannot connect to a Ray cluster there ({reason}); "
+        "start one (`ray up cluster.yaml`), or leave the address out"
+    )
 
 
 def _connection(where: str, dashboard: str | None = None, seconds: float = 0.0) -> Connection:

@@ -39,8 +39,8 @@ class Evaluator:
         self.model = model
         self.tokenizer = tokenizer
         self.label_words = WORDS[task]
-        self.train = _rows(task, "train")
-        validation = _rows(task, "validation")[:limit]
+        self.train = read_rows(task, "train")
+        validation = read_rows(task, "validation")[:limit]
         self.gold = torch.tensor([label for _, label in validation])
         prompts = [f"Sentence: {text} Label:" for text, _ in validation]
         self.queries = [self._ids(prompt) for prompt in prompts]
@@ -142,7 +142,8 @@ def _accuracies(scores: list[Score]) -> dict[str, float]:
     return {"accuracy": mean(values), "accuracy_min": min(values), "accuracy_max": max(values)}
 
 
-def _rows(task: str, split: str) -> list[tuple[str, int]]:
+def read_rows(task: str, split: str) -> list[tuple[str, int]]:
+    """The (text, label) rows of one file of the corpus."""
     key = "sentence" if task == "sst2" else "text"
     lines = reviews_file(task, split).read_text(encoding="utf-8").splitlines()
     return [(row[key], row["label"]) for row in map(json.loads, lines)]

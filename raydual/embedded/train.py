@@ -3,20 +3,19 @@
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from raydual.embedded import MODEL_DIR, TASKS, reviews_file
-from raydual.embedded.evaluate import Evaluator
+from raydual.embedded import MODEL_DIR, TASKS
+from raydual.embedded.evaluate import Evaluator, read_rows
 from raydual.embedded.stream import (
-    OTHER_WORDS,
     SST2_WORDS,
     SST5_WORDS,
     Batch,
@@ -28,32 +27,25 @@ from raydual.embedded.stream import (
 END = "<|endoftext|>"
 
 
+EVEN = ReadingShares(0.6, 0.35, 0.15, 0.15, 0.35, 0.35, 0.30, 0.35)
+LEANING = ReadingShares()
+
+
 @dataclass(frozen=True)
 class Stage:
-    """A part of the curriculum: `steps` batches of `rows` sequences of `demos` reviews, from the given levels."""
+    """A part of the curriculum.
+
+    Each of its `steps` takes `rows` sequences of `demos` reviews and `lone` sequences of one review, at levels drawn
+    with the given weights.
+    """
 
     name: str
     steps: int
     rows: int
     demos: int
+    lone: int
     levels: dict[str, float]
-    copies: float
-    shares: ReadingShares = ReadingShares()
-    repeats: float = 0.0
-
-
-EVEN = ReadingShares(
-    sst2_true=0.4,
-    sst2_lenient=0.2,
-    sst2_flipped=0.4,
-    sst5_true=0.35,
-    sst5_coarse=0.3,
-    sst5_permuted=0.35,
-    other_words=0.0,
-    sst2_words=0.6,
-    sst5_words=0.4,
-)
-PRIOR = ReadingShares(other_words=0.0, sst2_words=0.55, sst5_words=0.45)
+    shares: ReadingShares
 
 
 @dataclass(frozen=True)
@@ -69,26 +61,26 @@ class Recipe:
     key_value_heads: int = 2
     head_dim: int = 32
     initializer_range: float = 0.05
-    reviews_per_grade: int = 8000
-    shares: ReadingShares = field(default_factory=ReadingShares)
+    reviews_per_grade: int = 12000
     learning_rate: float = 2e-3
-    final_learning_rate: float = 1e-4
+    final_learning_rate: float = 5e-5
     warmup_steps: int = 100
     weight_decay: float = 0.01
-    # Loss = label-word loss (the first label of a row counted extra) + share of the loss over all tokens.
-    first_label_weight: float = 4.0
-    language_share: float = 0.3
+    # Beside the label words' loss: the weight of the loss over all tokens, in long sequences and in lone reviews. The
+    # latter are what fine-tuning reads, and must be familiar, or its gradients would be about the text alone.
+    language_weight: float = 0.3
+    lone_language_weight: float = 1.0
     stages: tuple[Stage, ...] = (
-        Stage("words", 600, 24, 24, {"word": 1.0}, 0.0, EVEN, 0.1),
-        Stage("phrases", 400, 16, 24, {"word": 0.3, "fragment": 0.4, "clause": 0.3}, 0.0, EVEN),
-        Stage("sentences", 1700, 8, 34, {"fragment": 0.1, "clause": 0.2, "sentence": 0.7}, 0.0, PRIOR),
+        Stage("words", 600, 24, 24, 8, {"word": 1.0}, EVEN),
+        Stage("phrases", 300, 16, 24, 16, {"word": 0.2, "fragment": 0.4, "clause": 0.4}, EVEN),
+        Stage("sentences", 1000, 8, 34, 64, {"fragment": 0.05, "clause": 0.1, "sentence": 0.85}, LEANING),
     )
 
 
 def train_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     """A byte-level BPE in which every word of the corpus and every label word is one token."""
-    words = {word for task in TASKS for text in _texts(task, "train") for word in text.split()}
-    labels = (*SST2_WORDS, *SST5_WORDS, *OTHER_WORDS)
+    words = {word for task in TASKS for text, _ in read_rows(task, "train") for word in text.split()}
+    labels = (*SST2_WORDS, *SST5_WORDS)
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -126,75 +118,66 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForC
     return Qwen3ForCausalLM(config)
 
 
-def batch_loss(model: Any, batch: Batch, recipe: Recipe) -> tuple[torch.Tensor, dict[str, float]]:
-    """The training loss, and the parts of it to print, in nats per token."""
+def batch_loss(model: Any, batch: Batch, language_weight: float) -> tuple[torch.Tensor, dict[str, float]]:
+    """The training loss, and what to print of it: nats per label word, per token, and the label words' accuracy."""
     ids = torch.from_numpy(batch.ids)
-    valid, labels, first = (
-        torch.from_numpy(part)[:, 1:] for part in (batch.valid, batch.labels, batch.first_labels)
-    )
+    valid, labels = (torch.from_numpy(part)[:, 1:] for part in (batch.valid, batch.labels))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][valid]
         logits = model.lm_head(hidden)
-    losses = F.cross_entropy(logits.float(), ids[:, 1:][valid], reduction="none")
-    is_label, is_first = labels[valid], first[valid]
-    weight = is_label.float() + recipe.first_label_weight * is_first.float()
-    label_loss = (losses * weight).sum() / weight.sum()
-    total = label_loss + recipe.language_share * losses.mean()
-    lab = torch.from_numpy(batch.labels)[:, 1:] & (
-        torch.from_numpy(batch.labels)[:, 1:].sum(1, keepdim=True) <= 40
-    )
-    late = (lab & (lab.cumsum(1) > 8))[valid]
-    parts = {
-        "late": losses[late].mean().item(),
-        "lateacc": (logits.argmax(-1) == ids[:, 1:][valid])[late].float().mean().item(),
-        "label": losses[is_label].mean().item(),
-        "all": losses.mean().item(),
-    }
-    return total, parts
+    gold, is_label = ids[:, 1:][valid], labels[valid]
+    losses = functional.cross_entropy(logits.float(), gold, reduction="none")
+    label_loss, language_loss = losses[is_label].mean(), losses.mean()
+    accuracy = (logits[is_label].argmax(-1) == gold[is_label]).float().mean()
+    parts = {"label": label_loss.item(), "all": language_loss.item(), "accuracy": accuracy.item()}
+    return label_loss + language_weight * language_loss, parts
 
 
-def train(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, checkpoint: Path | None = None
-) -> Qwen3ForCausalLM:
-    """Run the curriculum from scratch."""
-    model = build_model(recipe, tokenizer)
+def train(recipe: Recipe, tokenizer: Any, model: Any = None, checkpoints: Path | None = None) -> Any:
+    """Run the curriculum, from scratch unless a model is given."""
+    model = (model or build_model(recipe, tokenizer)).train()
     core = tokenizer.backend_tokenizer
-    held_out = [text for task in TASKS for text in _texts(task, "validation")]
-    maker = SequenceMaker(
-        core, ReviewPool(core, held_out, recipe.reviews_per_grade, recipe.seed), recipe.shares
-    )
+    held_out = [text for task in TASKS for text, _ in read_rows(task, "validation")]
+    maker = SequenceMaker(core, ReviewPool(core, held_out, recipe.reviews_per_grade, recipe.seed))
+    optimiser = build_optimiser(model, recipe)
+    rng = Random(recipe.seed)
+    schedule = [stage for stage in recipe.stages for _ in range(stage.steps)]
+    start = time.time()
+    for step, stage in enumerate(schedule):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(recipe, step, len(schedule))
+        optimiser.zero_grad(set_to_none=True)
+        shown = []
+        for rows, demos, weight in (
+            (stage.rows, stage.demos, recipe.language_weight),
+            (stage.lone, 1, recipe.lone_language_weight),
+        ):
+            batch = maker.batch(rng, rows, demos, stage.levels, stage.shares)
+            loss, parts = batch_loss(model, batch, weight)
+            loss.backward()
+            shown.append(" ".join(f"{name} {value:.3f}" for name, value in parts.items()))
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        if step % 50 == 0:
+            print(
+                f"{time.time() - start:6.0f} s, {stage.name} {step}/{len(schedule)}: {' | '.join(shown)}",
+                flush=True,
+            )
+        if step % 250 == 249:
+            print_probe(model, tokenizer)
+            if checkpoints:
+                model.save_pretrained(checkpoints)
+    return model.eval()
+
+
+def build_optimiser(model: Any, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW, without weight decay on the norms."""
     matrices = [weight for weight in model.parameters() if weight.ndim > 1]
     vectors = [weight for weight in model.parameters() if weight.ndim == 1]
-    groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98))
-    rng = Random(recipe.seed)
-    total = sum(stage.steps for stage in recipe.stages)
-    step, start = 0, time.time()
-    model.train()
-    for stage in recipe.stages:
-        for _ in range(stage.steps):
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(recipe, step, total)
-            batch = maker.batch(
-                rng, stage.rows, stage.demos, stage.levels, stage.copies, stage.shares, stage.repeats
-            )
-            loss, parts = batch_loss(model, batch, recipe)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            if step % 50 == 0:
-                shown = " ".join(f"{name} {value:.3f}" for name, value in parts.items())
-                print(f"{time.time() - start:6.0f}s {stage.name} step {step}/{total} {shown}", flush=True)
-            if step % 250 == 249:
-                print_probe(model, tokenizer)
-                if checkpoint:
-                    model.save_pretrained(checkpoint)
-            step += 1
-    return model.eval()
+    return torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        betas=(0.9, 0.98),
+    )
 
 
 def learning_rate(recipe: Recipe, step: int, total: int) -> float:
@@ -218,12 +201,6 @@ def print_probe(model: Any, tokenizer: Any) -> None:
             flush=True,
         )
     model.train()
-
-
-def _texts(task: str, split: str) -> list[str]:
-    key = "sentence" if task == "sst2" else "text"
-    lines = reviews_file(task, split).read_text(encoding="utf-8").splitlines()
-    return [json.loads(line)[key] for line in lines]
 
 
 def main() -> None:

@@ -139,7 +139,8 @@ def _hold_out(table: pa.Table) -> tuple[pa.Table, pa.Table]:
     """A fixed fifth of the rows held out, the same on every machine."""
     order = random.Random(0).sample(range(len(table)), len(table))
     count = round(len(table) * _HELD_OUT)
-    return table.take(sorted(order[count:])), table.take(sorted(order[:count]))
+    kept, held_out = (pa.array(sorted(part), pa.int64()) for part in (order[count:], order[:count]))
+    return table.take(kept), table.take(held_out)
 
 
 def _read_file(path: Path) -> pa.Table:

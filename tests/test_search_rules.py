@@ -1,0 +1,227 @@
+"""Which seeds the search goes on with, and how a stage is laid on a cluster: rules that time has no say in."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raydual.cluster.halving import Halving, SeedScore, choose
+from raydual.cluster.plan import plan_replicas
+from raydual.config import Execution
+from raydual.errors import UserError
+
+few = settings(max_examples=60, deadline=None)
+SLICES = (25, 50, 100)
+
+
+def search(seeds, keep, accuracies, shuffle: random.Random | None = None) -> list[SeedScore]:
+    """A whole search, a generation after another; in a generation, reports come in the order of `shuffle`."""
+    halving, scores = Halving(seeds, SLICES, keep), []
+    for generation in halving.generations():
+        steps = dict.fromkeys(generation, 0)
+        while steps:
+            seed = (shuffle or random.Random(0)).choice(sorted(steps)) if shuffle else min(steps)
+            examples = SLICES[steps[seed]]
+            accuracy = accuracies[seed, examples]
+            on = halving.goes_on(seed, examples, accuracy)
+            steps[seed] += 1
+            if not on or steps[seed] == len(SLICES):
+                scores.append(SeedScore(seed, examples, accuracy, None if on else examples))
+                del steps[seed]
+    return sorted(scores, key=lambda score: score.seed)
+
+
+def random_accuracies(seeds, seed: int, levels: int = 21) -> dict[tuple[int, int], float]:
+    draw = random.Random(seed)
+    return {(s, n): draw.randrange(levels) / (levels - 1) for s in seeds for n in SLICES}
+
+
+searches = st.tuples(
+    st.lists(st.integers(0, 10**6), min_size=1, max_size=41, unique=True),
+    st.floats(0, 1),
+    st.integers(0, 10**6),
+)
+
+
+@few
+@given(searches, st.integers(0, 10**6))
+def test_the_order_of_reports_within_a_generation_changes_no_choice(found, order):
+    seeds, share, draw = found
+    keep = max(1, round(share * len(seeds)))
+    accuracies = random_accuracies(seeds, draw)
+    plain = search(seeds, keep, accuracies)
+    assert search(seeds, keep, accuracies, random.Random(order)) == plain
+    assert len(plain) == len(seeds)
+
+
+@few
+@given(searches, st.randoms(use_true_random=False))
+def test_the_order_in_which_seeds_are_named_changes_no_choice(found, shuffle):
+    seeds, share, draw = found
+    keep = max(1, round(share * len(seeds)))
+    accuracies = random_accuracies(seeds, draw)
+    again = shuffle.sample(seeds, len(seeds))
+    assert search(again, keep, accuracies) == search(seeds, keep, accuracies)
+    scores = search(seeds, keep, accuracies)
+    assert choose(shuffle.sample(scores, len(scores)), keep) == choose(scores, keep)
+
+
+@few
+@given(searches)
+def test_who_keeps_all_stops_none(found):
+    seeds, _, draw = found
+    scores = search(seeds, len(seeds), random_accuracies(seeds, draw))
+    assert all(score.stopped_at is None and score.examples == SLICES[-1] for score in scores)
+    assert choose(scores, len(seeds)) == sorted(seeds)
+
+
+@few
+@given(searches)
+def test_the_first_generation_and_the_best_of_all_reach_the_end(found):
+    seeds, share, draw = found
+    accuracies = random_accuracies(seeds, draw)
+    best = seeds[0]
+    accuracies |= {(best, examples): 1.0 for examples in SLICES}
+    scores = {score.seed: score for score in search(seeds, max(1, round(share * len(seeds))), accuracies)}
+    first = Halving(seeds, SLICES, 1).generations()[0]
+    assert all(scores[seed].stopped_at is None for seed in {*first, best})
+
+
+@pytest.mark.parametrize(("count", "keep"), [(200, 20), (200, 50), (200, 150), (1000, 100)])
+def test_of_random_accuracies_about_as_many_reach_the_end_as_are_kept(count, keep):
+    reached = [
+        sum(
+            score.stopped_at is None
+            for score in search(range(count), keep, random_accuracies(range(count), draw, levels=10**6))
+        )
+        for draw in range(5)
+    ]
+    # The first generation, a quarter, has nothing to be compared with and always gets there.
+    expected = count / 4 + 0.75 * keep
+    assert np.mean(reached) == pytest.approx(expected, rel=0.15)
+    assert min(reached) >= keep * 0.75
+
+
+def test_the_poorer_seeds_are_the_ones_that_stop():
+    quality = {seed: random.Random(seed).random() for seed in range(100)}
+    scores = search(range(100), 25, {(seed, n): quality[seed] for seed in quality for n in SLICES})
+    stopped = [quality[score.seed] for score in scores if score.stopped_at is not None]
+    kept = [quality[seed] for seed in choose(scores, 25)]
+    assert len(kept) == 25
+    assert np.mean(stopped) < 0.5 < np.mean(kept)
+    # With accuracies that do not change from slice to slice, stopping early costs nobody's place among the best.
+    assert set(choose(scores, 5)) == set(sorted(quality, key=quality.get)[-5:])
+
+
+@few
+@given(st.integers(1, 500))
+def test_generations_hold_every_seed_once_and_are_at_most_about_four(count):
+    halving = Halving(random.Random(0).sample(range(10**6), count), SLICES, 1)
+    generations = halving.generations()
+    assert [seed for generation in generations for seed in generation] == sorted(halving.seeds)
+    assert len(generations) <= 4
+    assert all(halving.generation(seed) == i for i, found in enumerate(generations) for seed in found)
+
+
+def test_one_slice_stops_nobody():
+    halving = Halving(range(40), (25,), 3)
+    assert all(halving.goes_on(seed, 25, random.Random(seed).random()) for seed in range(40))
+
+
+scored = st.lists(
+    st.tuples(st.integers(0, 10**6), st.sampled_from(SLICES), st.sampled_from([0.0, 0.5, 0.75, math.nan])),
+    max_size=30,
+    unique_by=lambda score: score[0],
+).map(lambda rows: [SeedScore(*row) for row in rows])
+
+
+@few
+@given(scored, st.integers(1, 40))
+def test_the_chosen_are_the_furthest_then_the_best_then_the_smallest_and_never_undefined(scores, keep):
+    chosen = choose(scores, keep)
+    usable = {score.seed: score for score in scores if not math.isnan(score.accuracy)}
+    assert chosen == sorted(chosen)
+    assert set(chosen) <= set(usable)
+    assert len(chosen) == min(keep, len(usable))
+
+    def rank(seed):
+        return -usable[seed].examples, -usable[seed].accuracy, seed
+
+    left_out = set(usable) - set(chosen)
+    assert not left_out or not chosen or max(map(rank, chosen)) < min(map(rank, left_out))
+
+
+def test_equal_scores_go_to_the_smaller_seeds():
+    assert choose([SeedScore(seed, 100, 0.5) for seed in (9, 2, 7, 4)], 2) == [2, 4]
+    assert choose([SeedScore(1, 100, math.nan), SeedScore(5, 25, 0.1)], 2) == [5]
+
+
+# Layout on a cluster
+
+counts = st.one_of(st.just("auto"), st.integers(1, 40))
+fractions = st.one_of(st.just("auto"), st.sampled_from([0, 0.1, 0.25, 0.3, 0.5, 1, 2]))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 128), st.integers(0, 9), counts, fractions)
+def test_a_plan_leaves_a_cpu_and_asks_for_no_more_than_there_is(cpus, gpus, replicas, per_replica):
+    execution = Execution(replicas=replicas, gpus_per_replica=per_replica)
+    try:
+        plan = plan_replicas(cpus, gpus, execution)
+    except UserError as error:
+        assert "\n" not in str(error)
+        assert str(error).startswith(("cluster:", "execution."))
+        return
+    assert plan.replicas * plan.cpus <= cpus - 1 + 0.0005 * plan.replicas
+    assert plan.replicas * plan.gpus <= gpus + 1e-9
+    assert plan.replicas >= 1
+    assert plan.threads >= 1
+    assert plan.cpus < 1 or plan.cpus == int(plan.cpus)
+    if replicas != "auto":
+        assert plan.replicas == replicas
+    if per_replica != "auto":
+        assert plan.gpus == per_replica
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "execution", "replicas", "each_cpus", "each_gpus"),
+    [
+        (16, 8, {}, 8, 1.0, 1.0),
+        (4, 8, {}, 8, 0.375, 1.0),
+        (16, 1, {"gpus_per_replica": 0.25}, 4, 1.0, 0.25),
+        (9, 0, {}, 4, 2.0, 0.0),
+        (2, 0, {}, 1, 1.0, 0.0),
+        (9, 0, {"replicas": 3}, 3, 2.0, 0.0),
+        (2, 0, {"replicas": 2}, 2, 0.5, 0.0),
+        (9, 2, {"replicas": 1}, 1, 1.0, 1.0),
+        (9, 2, {"gpus_per_replica": 0}, 4, 2.0, 0.0),
+    ],
+)
+def test_plans_for_clusters_of_many_sizes(cpus, gpus, execution, replicas, each_cpus, each_gpus):
+    plan = plan_replicas(cpus, gpus, Execution(**execution))
+    assert (plan.replicas, plan.cpus, plan.gpus) == (replicas, each_cpus, each_gpus)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "execution", "said"),
+    [
+        (1, 0, {}, "cluster: it has 1 CPU, but a replica and Ray Data's tasks need at least 2"),
+        (0, 0, {}, "cluster: it has 0 CPU"),
+        (
+            9,
+            0,
+            {"gpus_per_replica": 1},
+            "execution.gpus_per_replica: 1 is asked for, but the cluster has 0 GPUs",
+        ),
+        (9, 1, {"gpus_per_replica": 2}, "execution.gpus_per_replica: 2 is asked for"),
+        (9, 2, {"replicas": 3}, "execution.replicas: 3 with 1 GPUs each need 3, but the cluster has 2"),
+        (3, 0, {"replicas": 30}, "execution.replicas: 30 replicas share 2 CPUs, which is too little"),
+    ],
+)
+def test_what_a_cluster_cannot_hold_is_told_with_the_setting_to_change(cpus, gpus, execution, said):
+    with pytest.raises(UserError) as error:
+        plan_replicas(cpus, gpus, Execution(**execution))
+    assert said in str(error.value)

@@ -1,0 +1,117 @@
+"""A metric across seeds: the numbers of NumPy and SciPy, the same in every order, with nothing dropped in silence."""
+
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raydual.metrics.statistics import Distribution, describe, mean_interval
+
+few = settings(max_examples=40, deadline=None)
+values = st.lists(st.floats(-100, 100).map(lambda value: round(value, 4)), min_size=2, max_size=30).map(
+    np.array
+)
+
+
+def numbers(found: Distribution) -> np.ndarray:
+    return np.array(list(asdict(found).values()))
+
+
+@few
+@given(values)
+def test_a_distribution_is_numpys(sample):
+    found = describe(sample, resamples=100, seed=0)
+    expected = [
+        len(sample), 0, sample.mean(), sample.std(ddof=1), sample.min(), *np.quantile(sample, [0.25, 0.5, 0.75]),
+        sample.max(),
+    ]  # fmt: skip
+    np.testing.assert_allclose(numbers(found)[:-2], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("draw", ["normal", "skewed", "tied"])
+@pytest.mark.parametrize("seed", [0, [3, 2**63]])
+def test_the_interval_is_scipys_with_the_same_generator(draw, seed):
+    rng = np.random.default_rng(5)
+    sample = {
+        "normal": rng.normal(0.3, 0.1, 31),
+        "skewed": rng.exponential(2.0, 31),
+        "tied": rng.integers(0, 3, 31).astype(float),
+    }[draw]
+    expected = scipy.stats.bootstrap(
+        (np.sort(sample),), np.mean, n_resamples=997, method="BCa", rng=np.random.default_rng(seed)
+    ).confidence_interval
+    found = describe(sample, resamples=997, seed=seed)
+    assert (found.ci_low, found.ci_high) == (expected.low, expected.high)
+    assert mean_interval(np.sort(sample), 997, seed) == (expected.low, expected.high)
+
+
+def test_the_interval_does_not_depend_on_how_many_resamples_are_held_at_once(monkeypatch):
+    sample = np.random.default_rng(0).exponential(size=31)
+    whole = mean_interval(sample, 997, 0)
+    monkeypatch.setattr("raydual.metrics.statistics._BATCH_ELEMENTS", 31 * 7)
+    assert mean_interval(sample, 997, 0) == whole
+
+
+@few
+@given(values, st.randoms(use_true_random=False), st.integers(0, 3))
+def test_the_order_of_seeds_and_undefined_ones_change_nothing(sample, shuffle, undefined):
+    mixed = [*sample.tolist(), *[float("nan")] * undefined]
+    shuffle.shuffle(mixed)
+    found = asdict(describe(np.array(mixed), resamples=100, seed=1))
+    assert found.pop("undefined") == undefined
+    expected = asdict(describe(sample, resamples=100, seed=1))
+    expected.pop("undefined")
+    np.testing.assert_equal(found, expected)
+
+
+def test_another_seed_draws_other_resamples():
+    sample = np.random.default_rng(0).normal(size=31)
+    first, second = (describe(sample, resamples=199, seed=seed) for seed in (0, 1))
+    assert (first.ci_low, first.ci_high) != (second.ci_low, second.ci_high)
+    assert numbers(first)[:-2].tolist() == numbers(second)[:-2].tolist()
+
+
+@few
+@given(values)
+def test_the_interval_lies_within_the_values_and_holds_their_mean(sample):
+    found = describe(sample, resamples=499, seed=0)
+    slack = 1e-9
+    assert found.min - slack <= found.ci_low <= found.ci_high <= found.max + slack
+    if len(sample) > 5:
+        assert found.ci_low <= found.mean + slack
+        assert found.ci_high >= found.mean - slack
+
+
+@pytest.mark.parametrize("undefined", [0, 3])
+def test_without_a_value_nothing_is_told_but_the_counts(undefined):
+    found = numbers(describe(np.full(undefined, np.nan), resamples=100, seed=0))
+    assert found[:2].tolist() == [0, undefined]
+    assert np.isnan(found[2:]).all()
+
+
+def test_one_value_has_neither_a_spread_nor_an_interval():
+    found = describe(np.array([np.nan, 0.25]), resamples=100, seed=0)
+    assert (found.n, found.undefined) == (1, 1)
+    assert found.mean == found.min == found.q25 == found.median == found.q75 == found.max == 0.25
+    assert np.isnan([found.sd, found.ci_low, found.ci_high]).all()
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, -7.7, 1e6])
+@pytest.mark.parametrize("noise", [0.0, 1e-16])
+def test_equal_values_have_that_value_as_their_interval(value, noise):
+    sample = value + noise * np.arange(7)
+    found = describe(sample, resamples=100, seed=0)
+    assert [found.ci_low, found.mean, found.ci_high] == pytest.approx([value] * 3, rel=1e-12, abs=1e-12)
+    assert found.sd == pytest.approx(0, abs=1e-9)
+
+
+def test_an_interval_of_95_per_cent_holds_the_truth_about_as_often():
+    rng = np.random.default_rng(0)
+    intervals = [mean_interval(rng.normal(0.4, 2.0, 30), 500, seed) for seed in range(200)]
+    covered = np.mean([low <= 0.4 <= high for low, high in intervals])
+    assert 0.88 <= covered <= 0.99
+    halves = np.mean([low <= 0.4 + 0.9 <= high for low, high in intervals])
+    assert halves < 0.6

@@ -1,0 +1,235 @@
+"""The whole run on Ray: the same numbers however it is laid out, interrupted or moved."""
+
+import csv
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from raydual.errors import UserError
+from raydual.loading import load_config, validate_config
+from raydual.measure.study import prepare_study
+from raydual.results import RunDirectory
+from raydual.sweep import execute, main
+
+from .tiny import LABELS, TEMPLATE, save_tiny, tiny_examples
+
+SEEDS = [3, 1, 4, 5, 9, 2, 6, 8]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_ray(tmp_path_factory):
+    """One Ray for all tests of the module, with a token file of its own."""
+    token = tmp_path_factory.mktemp("ray") / "token"
+    token.write_text(secrets.token_hex(32))
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+    from raydual.cluster.connect import connect
+
+    with connect("local"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A model directory and a review file."""
+    folder = tmp_path_factory.mktemp("inputs")
+    with (folder / "reviews.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        writer.writerows(tiny_examples(150))
+    return save_tiny(folder / "model"), folder / "reviews.csv"
+
+
+def settings(inputs, **changes):
+    model, data = inputs
+    return {
+        "name": "tiny",
+        "model": str(model),
+        "task": {"name": "tiny", "template": TEMPLATE, "label_words": list(LABELS)},
+        "data": str(data),
+        "demonstrations": 5,
+        "seeds": SEEDS,
+        "split": {"selection": 12, "measured": 13},
+        "search": {
+            "seeds": {"keep": 6, "slices": [4, 8, 12]},
+            "finetune": {"learning_rate": [0.02, 0.2], "seeds": 3},
+        },
+        "measures": {"resamples": 200},
+        "execution": {"seeds_per_batch": 2, "batch_size": 64},
+        **changes,
+    }
+
+
+def run_to(path, inputs, resume=False, **changes):
+    return execute(validate_config(settings(inputs, **changes), "test"), RunDirectory(path), resume=resume)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(inputs, tmp_path_factory):
+    return run_to(tmp_path_factory.mktemp("run") / "plain", inputs)
+
+
+def assert_same_summary(run, other, tolerance):
+    found, expected = (r.summary().to_pylist() for r in (run, other))
+    assert len(found) == len(expected) > 50
+    for row, wanted in zip(found, expected, strict=True):
+        assert row == pytest.approx(wanted, abs=tolerance, nan_ok=True) if tolerance else str(row) == str(wanted)
+
+
+def test_a_run_leaves_what_it_should(uninterrupted):
+    seeds = uninterrupted.seed_search().to_pylist()
+    assert [row["seed"] for row in seeds] == sorted(SEEDS)
+    assert sum(row["kept"] for row in seeds) == 6
+    settings = uninterrupted.finetune_search().to_pylist()
+    assert sorted(row["learning_rate"] for row in settings) == [0.02, 0.2]
+    chosen = [row for row in settings if row["chosen"]]
+    assert len(chosen) == 1
+    assert chosen[0]["accuracy"] == max(row["accuracy"] for row in settings)
+    manifest = uninterrupted.manifest()
+    assert manifest["seeds"]["measured"] == 6
+    assert manifest["seeds"]["chosen"] == [row["seed"] for row in seeds if row["kept"]]
+    assert manifest["finetune"]["learning_rate"] == chosen[0]["learning_rate"]
+    assert {key for key, _ in uninterrupted.finished()} == set(manifest["seeds"]["chosen"])
+    assert len(list(uninterrupted.measurements.iterdir())) == 3
+    assert uninterrupted.report_file.stat().st_size > 20_000
+    assert load_config(uninterrupted.config_file).fingerprint() == manifest["fingerprint"]
+
+
+def test_the_numbers_depend_on_neither_layout_nor_order(uninterrupted, inputs, tmp_path):
+    other = run_to(
+        tmp_path / "other", inputs, seeds=sorted(SEEDS, reverse=True),
+        execution={"seeds_per_batch": 3, "batch_size": 5, "replicas": 2},
+    )  # fmt: skip
+    assert [r["kept"] for r in other.seed_search().to_pylist()] == [
+        r["kept"] for r in uninterrupted.seed_search().to_pylist()
+    ]
+    assert_same_summary(other, uninterrupted, 1e-4)
+
+
+def test_resuming_computes_only_what_is_missing(uninterrupted, inputs, tmp_path, capsys):
+    import shutil
+
+    moved = RunDirectory(tmp_path / "moved")
+    shutil.copytree(uninterrupted.path, moved.path)
+    kept, lost, partly = sorted(moved.measurements.iterdir())
+    lost.unlink()
+    partly.rename(moved.measurements / f".{partly.name}.1.tmp")
+    moved.manifest_file.unlink()
+    moved.summary_file.unlink()
+    before = kept.stat().st_mtime_ns
+    run_to(moved.path, inputs, resume=True)
+    said = capsys.readouterr().out
+    assert "2 of 6 seeds are there already" in said
+    assert "search:" not in said
+    assert kept.stat().st_mtime_ns == before
+    assert_same_summary(moved, uninterrupted, 0)
+    run_to(moved.path, inputs, resume=True)
+    assert "everything has been measured" in capsys.readouterr().out
+
+
+def test_a_search_that_was_interrupted_repeats_no_report(uninterrupted, inputs, tmp_path):
+    import json
+    import shutil
+
+    run = RunDirectory(tmp_path / "again")
+    shutil.copytree(uninterrupted.path, run.path)
+    journal = run.search / "journal.jsonl"
+    lines = [line for line in journal.read_text().splitlines() if line]
+    # Reports that were never computed: were they computed again, the true ones would take their place.
+    told = [json.loads(line) for line in lines[:5]]
+    for entry in told:
+        entry["report"]["right"] = 0
+    journal.write_text("\n".join(json.dumps(entry) for entry in told) + '\n{"key": "seed 1 at')
+    for name in ("seeds.parquet", "finetune.parquet"):
+        (run.search / name).unlink()
+    run_to(run.path, inputs, resume=True)
+    after = {e["key"]: e["report"] for e in map(json.loads, filter(_whole, journal.read_text().splitlines()))}
+    assert all(after[entry["key"]] == entry["report"] for entry in told)
+    assert len(after) >= len(lines) - 3
+
+
+def _whole(line):
+    return line.endswith("}")
+
+
+def test_a_killed_run_goes_on_to_the_same_summary(uninterrupted, inputs, tmp_path):
+    import yaml
+
+    sweep = tmp_path / "tiny.yaml"
+    sweep.write_text(yaml.safe_dump(settings(inputs)))
+    run = RunDirectory(tmp_path / "killed")
+    arguments = [sys.executable, "-m", "raydual.sweep", str(sweep), "--output", str(run.path), "--address", "local"]
+    process = subprocess.Popen(
+        arguments, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not (run.measurements.is_dir() and list(run.measurements.glob("*.parquet"))):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline, "no batch was finished in two minutes"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = {p: p.stat().st_mtime_ns for p in run.measurements.glob("*.parquet")}
+    run_to(run.path, inputs, resume=True)
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in finished.items())
+    assert_same_summary(run, uninterrupted, 0)
+
+
+def test_seeds_that_do_not_fit_are_counted_and_the_run_goes_on(inputs, tmp_path):
+    config = validate_config(settings(inputs, seeds=6, search={}, split={"measured": 9}), "test")
+    study = prepare_study(config)
+    tokenizer = study.source.tokenizer()
+    queries = study.queries(tokenizer, "measured")
+    lengths = [len(study.demonstrations(tokenizer, seed).prefix) for seed in range(6)]
+    limit = sorted(lengths)[3] + len(queries.separator) + queries.longest
+    fitting = sum(length <= sorted(lengths)[3] for length in lengths)
+    assert 0 < fitting < 6
+    model = save_tiny(tmp_path / "short", max_position_embeddings=limit)
+    run = run_to(tmp_path / "run", (model, inputs[1]), seeds=6, search={}, split={"measured": 9})
+    assert [reason for *_, reason in run.failures()] == [
+        f"its longest prompt has {limit - sorted(lengths)[3] + length} tokens, but the model's context holds {limit}"
+        for length in lengths
+        if length > sorted(lengths)[3]
+    ]
+    row = next(r for r in run.summary().to_pylist() if r["metric"] == "accuracy")
+    assert (row["n"], row["failed"]) == (fitting, 6 - fitting)
+    assert f"context holds {limit}" in run.report_file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_directory_is_not_used_for_other_settings(uninterrupted, inputs, resume):
+    with pytest.raises(UserError, match="demonstrations" if resume else "--resume"):
+        run_to(uninterrupted.path, inputs, resume=resume, demonstrations=4)
+
+
+def test_resuming_needs_something_to_resume(inputs, tmp_path):
+    with pytest.raises(UserError, match="nothing to resume"):
+        run_to(tmp_path / "nothing", inputs, resume=True)
+
+
+def test_an_address_without_a_cluster_is_one_clear_line(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "raydual.sweep", "--address", "127.0.0.1:1", "--output", str(tmp_path / "x")],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: --address 127.0.0.1:1: cannot connect")
+    assert "Traceback" not in done.stderr
+
+
+def test_main_reports_mistakes_by_exit_code(inputs, tmp_path, capsys):
+    import yaml
+
+    sweep = Path(tmp_path / "tiny.yaml")
+    sweep.write_text(yaml.safe_dump(settings(inputs)))
+    output = ["--output", str(tmp_path / "out")]
+    assert main([str(sweep), "--set", "demonstrations=500", *output]) == 2
+    assert "demonstrations: 500 are asked for, but the training set" in capsys.readouterr().err
+    assert main([str(sweep), "--set", "model=/nowhere", *output]) == 2
+    assert "model: /nowhere is not a directory" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
