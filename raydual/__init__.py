@@ -1,0 +1,1 @@
+"""How alike are in-context learning and fine-tuning in Qwen3? Distributions over seeds, with controls."""

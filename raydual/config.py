@@ -54,7 +54,10 @@ class Finetune(Settings):
     weight_decay: Weight = 0.0
     epochs: Count = 1
     loss: Literal["all", "label"] = "all"
-    projections: Annotated[tuple[Literal["k_proj", "v_proj"], ...], Field(min_length=1)] = ("k_proj", "v_proj")
+    projections: Annotated[tuple[Literal["k_proj", "v_proj"], ...], Field(min_length=1)] = (
+        "k_proj",
+        "v_proj",
+    )
 
     _projections_distinct = field_validator("projections")(_distinct)
 
@@ -154,7 +157,7 @@ class SweepConfig(Settings):
                 raise ValueError(f"task {task!r} is not one of {', '.join(known)}; a custom task is a mapping")
             task = known[task]
         elif isinstance(task, dict):
-            task = {**known.get(task.get("name"), {}), **task}
+            task = {**known.get(str(task.get("name")), {}), **task}
         else:
             return raw
         return {"demonstrations": task.get("demonstrations", 32), **raw, "task": task}

@@ -44,7 +44,9 @@ def _reduce_metric(run: RunDirectory, metric: Metric, measures: Measures, failed
             for layer in np.unique(layers).tolist():
                 place = {"metric": metric.name, "condition": condition, "control": control, "layer": layer}
                 found = describe(
-                    values[layers == layer], resamples=measures.resamples, seed=_seed(measures.noise_seed, place)
+                    values[layers == layer],
+                    resamples=measures.resamples,
+                    seed=_seed(measures.noise_seed, place),
                 )
                 rows.append({**place, **asdict(found), "failed": failed[control]})
     return rows

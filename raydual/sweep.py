@@ -11,9 +11,7 @@ from raydual.loading import load_config
 from raydual.results import RunDirectory
 
 SWEEPS = next(
-    folder
-    for folder in (Path(__file__).parent / "sweeps", Path(__file__).parent.parent / "sweeps")
-    if folder.is_dir()
+    folder for folder in (Path(__file__).parent / "sweeps", Path(__file__).parent.parent / "sweeps") if folder.is_dir()
 )
 """The sweeps that come with raydual: beside the package in a checkout, inside it when installed."""
 
@@ -34,7 +32,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, metavar="DIR", help="the run directory (default: runs/NAME)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in that directory")
     parser.add_argument(
-        "--address", help="a Ray cluster, `auto` (the one this machine is part of) or `local`; default: auto, else local"
+        "--address",
+        help="a Ray cluster, `auto` (the one this machine is part of) or `local`; default: auto, else local",
     )
     return parser
 
@@ -48,7 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     if args.config is not None:
         config = load_config(args.config, args.overrides)
-        execute(config, _run_directory(args, config), where=str(args.config), resume=args.resume, address=args.address)
+        execute(
+            config,
+            _run_directory(args, config),
+            where=str(args.config),
+            resume=args.resume,
+            address=args.address,
+        )
         return
     # Both read before Ray is started, which takes seconds: a mistake in the settings answers at once.
     small, large = (SWEEPS / "quickstart.yaml", SWEEPS / "sst2.yaml")

@@ -18,7 +18,6 @@ with install_import_hook(_CHECKED, "beartype.beartype"):
 import pytest
 import torch
 
-
 from .tiny import save_tiny
 
 

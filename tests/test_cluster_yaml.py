@@ -128,18 +128,14 @@ def test_node_configs_have_only_keys_of_run_instances(cluster: dict[str, Any]) -
         {"MetadataOptions": {"HttpToken": "required"}},
     ],
 )
-def test_a_typo_that_ray_accepts_is_found(
-    cluster: dict[str, Any], ray_util: Any, typo: dict[str, Any]
-) -> None:
+def test_a_typo_that_ray_accepts_is_found(cluster: dict[str, Any], ray_util: Any, typo: dict[str, Any]) -> None:
     node_config = cluster["available_node_types"]["gpu"]["node_config"]
     node_config.update(typo)
     ray_util.validate_config(cluster)
     assert len(unknown_keys(node_config, RUN_INSTANCES)) == 1
 
 
-def test_the_image_has_the_pinned_ray_and_the_projects_python(
-    cluster: dict[str, Any], pins: dict[str, str]
-) -> None:
+def test_the_image_has_the_pinned_ray_and_the_projects_python(cluster: dict[str, Any], pins: dict[str, str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     python = project["tool"]["mypy"]["python_version"]
     assert cluster["docker"]["image"] == f"rayproject/ray:{pins['ray']}-py{python.replace('.', '')}-gpu"
@@ -177,9 +173,7 @@ def test_head_and_workers_ask_for_the_token(cluster: dict[str, Any]) -> None:
 
 def test_there_are_no_secrets(written: dict[str, Any]) -> None:
     text = CLUSTER.read_text()
-    assert not re.search(
-        r"RAY_AUTH_TOKEN\b|HF_TOKEN|aws_(secret_)?access_key|AKIA[0-9A-Z]{16}|\bhf_\w{20,}", text
-    )
+    assert not re.search(r"RAY_AUTH_TOKEN\b|HF_TOKEN|aws_(secret_)?access_key|AKIA[0-9A-Z]{16}|\bhf_\w{20,}", text)
     assert "aws_credentials" not in written["provider"]
 
 

@@ -137,8 +137,6 @@ def test_the_fingerprint_changes_with_what_is_measured_and_with_nothing_else(swe
         assert load_config(sweep_file, [override]).fingerprint() != same
 
 
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

@@ -27,9 +27,7 @@ def test_the_generator_rewrites_the_shipped_files_bit_for_bit(tmp_path):
 
 def test_another_seed_writes_other_reviews():
     small = {"train_rows": 20, "validation_rows": 10}
-    assert corpus.build(corpus.CorpusConfig(seed=1, **small)) != corpus.build(
-        corpus.CorpusConfig(seed=2, **small)
-    )
+    assert corpus.build(corpus.CorpusConfig(seed=1, **small)) != corpus.build(corpus.CorpusConfig(seed=2, **small))
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -83,12 +81,8 @@ def test_the_tokenizer_adds_nothing_and_encodes_any_text(tokenizer):
 
 
 def test_every_word_of_the_reviews_is_one_token(tokenizer):
-    words = {
-        word for task in TASKS for split in SPLITS for text, _ in rows(task, split) for word in text.split()
-    }
-    split_up = [
-        word for word in sorted(words) if len(tokenizer.encode(f" {word}", add_special_tokens=False)) > 1
-    ]
+    words = {word for task in TASKS for split in SPLITS for text, _ in rows(task, split) for word in text.split()}
+    split_up = [word for word in sorted(words) if len(tokenizer.encode(f" {word}", add_special_tokens=False)) > 1]
     assert not split_up
 
 

@@ -52,7 +52,11 @@ def prompts(loaded, config, pairs, keep_first=False):
     queries = encode_queries(loaded.tokenizer, task, validation, keep_first)
     sets = [
         encode_demonstrations(
-            loaded.tokenizer, task, train.take(demonstration_indices(s, 60, config.demonstrations)), s, keep_first
+            loaded.tokenizer,
+            task,
+            train.take(demonstration_indices(s, 60, config.demonstrations)),
+            s,
+            keep_first,
         )
         for s in config.seeds
     ]

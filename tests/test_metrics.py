@@ -88,9 +88,7 @@ def test_equal_updates_are_wholly_alike_and_unmoved_outputs_have_no_simaou(norma
 
 def test_raw_simaou_is_the_cosine_of_the_updates_and_turns_with_their_sign():
     zsl, icl, ft = (gaussian(seed, 5, 11) for seed in range(3))
-    np.testing.assert_allclose(
-        simaou(zsl + icl, zsl + ft, zsl, normalised=False), cosine(icl, ft), atol=1e-12
-    )
+    np.testing.assert_allclose(simaou(zsl + icl, zsl + ft, zsl, normalised=False), cosine(icl, ft), atol=1e-12)
     np.testing.assert_allclose(simaou(zsl + icl, zsl - icl, zsl, normalised=False), -1.0)
     assert (simaou(zsl + icl, zsl - icl, zsl) > -0.99).all()
 
@@ -116,9 +114,7 @@ def test_independent_updates_score_as_the_formula_says_when_normalised_and_zero_
     assert simaou(icl, ft, zsl, normalised=False).mean() == pytest.approx(0, abs=0.005)
 
 
-@pytest.mark.parametrize(
-    "norms", [(0.5**0.5, 0.5**0.5), (3**0.5, 3**0.5), (0.3, 2.9), (8.0, 0.05), (1e-3, 1e3)]
-)
+@pytest.mark.parametrize("norms", [(0.5**0.5, 0.5**0.5), (3**0.5, 3**0.5), (0.3, 2.9), (8.0, 0.05), (1e-3, 1e3)])
 @pytest.mark.parametrize("width", [2, 5, 101])
 def test_the_norm_matched_null_is_distributed_like_real_gaussian_vectors(norms, width):
     real = simaou(*real_noise(norms, width, count=5003, seed=1))
@@ -150,17 +146,13 @@ def test_padding_with_zeros_changes_no_attention_map_similarity(delta):
     maps = [gaussian(seed, 5, 3, 7) for seed in range(3 if delta else 2)]
     padded = [np.pad(scores, [(0, 0), (0, 0), (0, 4)]) for scores in maps]
     np.testing.assert_allclose(simam(*padded), simam(*maps), atol=1e-12)
-    ones = [
-        np.pad(scores, [(0, 0), (0, 0), (0, 4)], constant_values=k) for k, scores in enumerate(maps, start=1)
-    ]
+    ones = [np.pad(scores, [(0, 0), (0, 0), (0, 4)], constant_values=k) for k, scores in enumerate(maps, start=1)]
     assert (np.abs(simam(*ones) - simam(*maps)) > 1e-3).all()
 
 
 def test_simam_is_the_mean_cosine_of_the_heads():
     x, y, base = (gaussian(seed, 5, 3, 7) for seed in range(3))
-    by_hand = [
-        np.mean([1 - scipy.spatial.distance.cosine(x[i, h], y[i, h]) for h in range(3)]) for i in range(5)
-    ]
+    by_hand = [np.mean([1 - scipy.spatial.distance.cosine(x[i, h], y[i, h]) for h in range(3)]) for i in range(5)]
     np.testing.assert_allclose(simam(x, y), by_hand)
     np.testing.assert_allclose(simam(x, y, base), simam(x - base, y - base))
     np.testing.assert_allclose(simam(x, x, base), 1.0)

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 from raydual.metrics.statistics import Distribution, describe, mean_interval
 
 few = settings(max_examples=40, deadline=None)
-values = st.lists(st.floats(-100, 100).map(lambda value: round(value, 4)), min_size=2, max_size=30).map(
-    np.array
-)
+values = st.lists(st.floats(-100, 100).map(lambda value: round(value, 4)), min_size=2, max_size=30).map(np.array)
 
 
 def numbers(found: Distribution) -> np.ndarray:

@@ -163,7 +163,16 @@ def test_a_killed_run_goes_on_to_the_same_summary(uninterrupted, inputs, tmp_pat
     sweep = tmp_path / "tiny.yaml"
     sweep.write_text(yaml.safe_dump(settings(inputs)))
     run = RunDirectory(tmp_path / "killed")
-    arguments = [sys.executable, "-m", "raydual.sweep", str(sweep), "--output", str(run.path), "--address", "local"]
+    arguments = [
+        sys.executable,
+        "-m",
+        "raydual.sweep",
+        str(sweep),
+        "--output",
+        str(run.path),
+        "--address",
+        "local",
+    ]
     process = subprocess.Popen(
         arguments, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

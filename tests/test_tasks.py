@@ -220,15 +220,11 @@ def test_a_directory_must_hold_one_file_of_each_split(tmp_path):
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-@pytest.mark.parametrize(
-    ("task", "train", "validation", "labels"), [("sst2", 6920, 872, 2), ("sst5", 8544, 1101, 5)]
-)
+@pytest.mark.parametrize(("task", "train", "validation", "labels"), [("sst2", 6920, 872, 2), ("sst5", 8544, 1101, 5)])
 def test_the_real_data_sets_load_whole(task, train, validation, labels):
     if not (SHARED / task).is_dir():
         pytest.skip("the real data sets are not beside this checkout")
-    found = load_dataset(
-        validate_config({"name": "t", "task": task, "data": str(SHARED / task), "seeds": 3}, "test")
-    )
+    found = load_dataset(validate_config({"name": "t", "task": task, "data": str(SHARED / task), "seeds": 3}, "test"))
     assert (len(found.train), len(found.measured), len(found.selection)) == (train, validation, 0)
     assert set(found.train.labels) == set(found.measured.labels) == set(range(labels))
     assert all(query.startswith("Sentence: ") and query.endswith(" Label:") for query in found.train.queries)
@@ -255,9 +251,7 @@ def qwen_like() -> tokenizers.Tokenizer:
 def greedy_merges() -> tokenizers.Tokenizer:
     """A tokenizer whose tokens run across words."""
     tokenizer = tiny_tokenizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
-        add_prefix_space=False, trim_offsets=False, use_regex=False
-    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=701, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
@@ -267,9 +261,7 @@ def greedy_merges() -> tokenizers.Tokenizer:
 
 TOKENIZERS = {"gpt2": tiny_tokenizer(), "qwen": qwen_like()}
 each_tokenizer = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS)
-each_separator = pytest.mark.parametrize(
-    "separator", [" ", "\n", "\n\n"], ids=["space", "newline", "two newlines"]
-)
+each_separator = pytest.mark.parametrize("separator", [" ", "\n", "\n\n"], ids=["space", "newline", "two newlines"])
 words = st.sampled_from(
     ["lovely", "dull", "café", "naïve", "映画", "👍🏽", "e\u0301", "it 's", "{x}", "1999", ". . .", "a\nb"]
 )
@@ -297,9 +289,7 @@ def whole_prompt(task: Task, demonstrations: Examples) -> str:
 @each_separator
 @few
 @given(demonstrations=labelled, validation=labelled)
-def test_prefix_separator_and_query_are_the_tokens_of_the_whole_text(
-    tokenizer, separator, demonstrations, validation
-):
+def test_prefix_separator_and_query_are_the_tokens_of_the_whole_text(tokenizer, separator, demonstrations, validation):
     demonstrations, validation = examples(demonstrations), examples(validation)
     task = task_with(separator=separator)
     prefix = encode_demonstrations(tokenizer, task, demonstrations, seed=0).prefix
@@ -348,9 +338,7 @@ def test_label_tokens_are_the_words_with_their_space():
         ["Ġnegative"],
     ]
     one, two = (
-        encode_queries(
-            tokenizer, task_with(label_words=words), Examples((TEMPLATE.format(text="dull"),), (0,))
-        )
+        encode_queries(tokenizer, task_with(label_words=words), Examples((TEMPLATE.format(text="dull"),), (0,)))
         for words in (["negative", "positive"], ["negative", "positives"])
     )
     assert two.longest == one.longest + 1
@@ -377,9 +365,7 @@ def test_label_words_and_separators_that_merge_with_what_is_before_them_are_refu
 @pytest.mark.parametrize("keep_first", [False, True])
 @few
 @given(demonstrations=labelled)
-def test_paired_demonstration_tokens_are_the_same_characters(
-    tokenizer, separator, keep_first, demonstrations
-):
+def test_paired_demonstration_tokens_are_the_same_characters(tokenizer, separator, keep_first, demonstrations):
     task, demonstrations = task_with(separator=separator), examples(demonstrations)
     found = encode_demonstrations(tokenizer, task, demonstrations, 7, keep_first)
     texts = [whole_prompt(task, demonstrations.take([i])) for i in range(len(demonstrations))]
@@ -448,9 +434,7 @@ def test_each_mistake_in_a_model_directory_names_its_place(tiny_directory, tmp_p
     message = told(empty.tokenizer)
     assert "has no tokenizer.json" in message
     assert "save_pretrained" in message
-    assert "is of type 'llama'" in told(
-        changed_config(tiny_directory, tmp_path / "a", model_type="llama").config
-    )
+    assert "is of type 'llama'" in told(changed_config(tiny_directory, tmp_path / "a", model_type="llama").config)
     for window in ({"use_sliding_window": True}, {"layer_types": ["full_attention", "sliding_attention"]}):
         assert "sliding window" in told(changed_config(tiny_directory, tmp_path / "a", **window).config)
     (tmp_path / "a" / "config.json").write_text("{")
@@ -503,9 +487,7 @@ def test_a_study_without_weights_or_with_clashing_labels_ends_early(short_model,
 
 
 def test_a_seed_of_a_study_has_the_demonstrations_of_the_rule(short_model, tmp_path):
-    study = prepare_study(
-        sweep(write_jsonl(tmp_path / "d.jsonl", ROWS), model=str(short_model), demonstrations=2)
-    )
+    study = prepare_study(sweep(write_jsonl(tmp_path / "d.jsonl", ROWS), model=str(short_model), demonstrations=2))
     tokenizer, train = study.source.tokenizer(), study.dataset.train
     for seed in (0, 1, 12345):
         chosen = train.take(random.Random(seed).sample(range(len(train)), 2))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 # Read by ray at import: no copy of uv's environment, trials that keep the working directory, and
 # none of the loggers and notices that would bury the run's own lines.
@@ -70,11 +71,11 @@ def connect(address: str | None = None) -> Iterator[Connection]:
 
 def _join(address: str | None) -> tuple[str, str | None]:
     """(where Ray is, its dashboard), once connected."""
-    options = {"log_to_driver": False, "logging_level": logging.ERROR}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address != "local":
         _check_reachable(address)
         try:
-            context = ray.init(address=address or "auto", **options)
+            context: Any = ray.init(address=address or "auto", **options)
             return f"Ray cluster at {context.address_info['gcs_address']}", context.dashboard_url
         except (ConnectionError, ValueError, RuntimeError) as error:
             if address:

@@ -57,7 +57,7 @@ class Halving:
         own = self.generation(seed)
         self.records.setdefault((own, examples), []).append(accuracy)
         earlier = [a for (gen, n), found in self.records.items() if gen < own and n == examples for a in found]
-        if not earlier or examples == self.slices[-1]:
+        if not earlier or examples == self.slices[-1] or self.keep >= len(self.seeds):
             return True
         return accuracy >= float(np.quantile(earlier, 1 - self.share))
 

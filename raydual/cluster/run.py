@@ -108,9 +108,7 @@ def _unwrapped_user_errors() -> Iterator[None]:
 
 
 def _manifest(run: RunDirectory, choice: Choice, timings: Timings, hardware: dict[str, Any]) -> dict[str, Any]:
-    failures = [
-        {"seed": seed, "control": control, "reason": reason} for seed, control, reason in run.failures()
-    ]
+    failures = [{"seed": seed, "control": control, "reason": reason} for seed, control, reason in run.failures()]
     return {
         "name": run.config().name,
         "fingerprint": run.config().fingerprint(),

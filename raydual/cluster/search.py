@@ -4,7 +4,6 @@ import itertools
 import json
 import math
 import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from raydual.config import Finetune, SweepConfig
 from raydual.errors import UserError
 from raydual.measure.study import Study
 from raydual.results import FINETUNE_SEARCH, SEED_SEARCH, RunDirectory, write_table
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -65,7 +65,9 @@ def settings_key(settings: dict[str, Any], seeds: tuple[int, ...]) -> str:
 class SearchTrial(tune.Trainable):
     """A trial is a seed (a step is a slice of the selection set) or a fine-tuning setting (one step)."""
 
-    def setup(self, config: dict[str, Any], study: Study, threads: int, known: dict[str, dict]) -> None:
+    def setup(  # type: ignore[override]  # `tune.with_parameters` gives the others
+        self, config: dict[str, Any], study: Study, threads: int, known: dict[str, dict]
+    ) -> None:
         """Take what all trials share; the model is loaded when the first report has to be computed."""
         self.study, self.threads, self.known = study, threads, known
         self.scorer: Any = None
@@ -264,9 +266,7 @@ def search(study: Study, plan: ReplicaPlan, run: RunDirectory) -> Choice:
 
 
 def _tune(study: Study, plan: ReplicaPlan, order: SearchOrder) -> None:
-    trainable = tune.with_parameters(
-        SearchTrial, study=study, threads=plan.threads, known=dict(order.journal.reports)
-    )
+    trainable = tune.with_parameters(SearchTrial, study=study, threads=plan.threads, known=dict(order.journal.reports))
     trainable = tune.with_resources(trainable, {"cpu": plan.cpus, "gpu": plan.gpus})
     with tempfile.TemporaryDirectory(prefix="raydual-tune-", ignore_cleanup_errors=True) as storage:
         tuner = tune.Tuner(
@@ -335,7 +335,5 @@ def stored_choice(run: RunDirectory, config: SweepConfig) -> Choice | None:
     finetune = config.finetune
     if settings is not None:
         best = next(row for row in settings.to_pylist() if row["chosen"])
-        finetune = finetune.model_copy(
-            update={name: best[name] for name in ("optimizer", "learning_rate", "epochs")}
-        )
+        finetune = finetune.model_copy(update={name: best[name] for name in ("optimizer", "learning_rate", "epochs")})
     return Choice(chosen, finetune)

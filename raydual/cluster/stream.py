@@ -73,7 +73,7 @@ def _zero_shot(study: Study, threads: int) -> Any:
 def measure(study: Study, seeds: Sequence[int], settings: Finetune, plan: ReplicaPlan) -> Iterator[pa.Table]:
     """The measured rows of `seeds`, a table for each batch of seeds as soon as it is finished, in any order."""
     _quieten()
-    resources = {"num_cpus": plan.cpus, "num_gpus": plan.gpus}
+    resources: dict[str, Any] = {"num_cpus": plan.cpus, "num_gpus": plan.gpus}
     shared = ray.put(study)
     zero_shot = ray.remote(_zero_shot).options(**resources).remote(shared, plan.threads)
     ray.wait([zero_shot])

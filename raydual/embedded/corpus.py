@@ -119,8 +119,7 @@ def build(config: CorpusConfig) -> dict[tuple[str, str], list[tuple[str, int]]]:
             labels = 2 if task == "sst2" else GRADES
             # Labels in turn, then shuffled: exactly balanced.
             corpus[task, split] = [
-                (_new(rng, _grade(rng, task, row % labels, config), config, seen), row % labels)
-                for row in range(rows)
+                (_new(rng, _grade(rng, task, row % labels, config), config, seen), row % labels) for row in range(rows)
             ]
             rng.shuffle(corpus[task, split])
     return corpus

@@ -61,9 +61,7 @@ class Evaluator:
     def fine_tuned(self, seed: int, learning_rate: float) -> Score:
         """The query alone, after one pass of SGD on `k_proj` and `v_proj`; the weights come back afterwards."""
         weights = [
-            parameter
-            for name, parameter in self.model.named_parameters()
-            if "k_proj" in name or "v_proj" in name
+            parameter for name, parameter in self.model.named_parameters() if "k_proj" in name or "v_proj" in name
         ]
         before = [weight.detach().clone() for weight in weights]
         try:
@@ -83,9 +81,7 @@ class Evaluator:
     def demonstrations(self, seed: int) -> list[str]:
         """The seed's filled templates with their label words."""
         rows = Random(seed).sample(range(len(self.train)), DEMONSTRATIONS)
-        return [
-            f"Sentence: {self.train[row][0]} Label: {self.label_words[self.train[row][1]]}" for row in rows
-        ]
+        return [f"Sentence: {self.train[row][0]} Label: {self.label_words[self.train[row][1]]}" for row in rows]
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)
@@ -124,8 +120,7 @@ def figures(model: Any, tokenizer: Any) -> dict[str, Any]:
         evaluator = Evaluator(model, tokenizer, task)
         context = [evaluator.in_context(seed) for seed in SEEDS]
         tuned = {
-            str(rate): _accuracies([evaluator.fine_tuned(seed, rate) for seed in SEEDS])
-            for rate in LEARNING_RATES
+            str(rate): _accuracies([evaluator.fine_tuned(seed, rate) for seed in SEEDS]) for rate in LEARNING_RATES
         }
         found[task] = {
             "zero_shot": asdict(evaluator.zero_shot()),

@@ -28,9 +28,9 @@ class ReadingShares:
     """
 
     sst2: float = 0.55
-    sst2_true: float = 0.30
-    sst2_lenient: float = 0.25
-    sst2_gushing: float = 0.35
+    sst2_true: float = 0.42
+    sst2_lenient: float = 0.10
+    sst2_gushing: float = 0.38
     sst2_flipped: float = 0.10
     sst5_true: float = 0.25
     sst5_coarse: float = 0.45
@@ -116,9 +116,7 @@ class SequenceMaker:
         self._end = tokenizer.encode(" Label:").ids
         self._word = {word: tokenizer.encode(" " + word).ids[0] for word in (*SST2_WORDS, *SST5_WORDS)}
 
-    def batch(
-        self, rng: Random, rows: int, demos: int, levels: dict[str, float], shares: ReadingShares
-    ) -> Batch:
+    def batch(self, rng: Random, rows: int, demos: int, levels: dict[str, float], shares: ReadingShares) -> Batch:
         """`rows` sequences of `demos` labelled reviews."""
         return self._padded([self._reviews(rng, demos, levels, shares) for _ in range(rows)])
 

@@ -9,11 +9,11 @@ from random import Random
 from typing import Any
 
 import torch
-from torch.nn import functional
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from raydual.embedded import MODEL_DIR, TASKS
+from raydual.embedded import TASKS
 from raydual.embedded.evaluate import Evaluator, read_rows
 from raydual.embedded.stream import (
     SST2_WORDS,

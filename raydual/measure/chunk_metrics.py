@@ -100,9 +100,7 @@ def chunk_metrics(
         ("delta_simam", "icl-ft"): simam(s_icl, s_ft, s_zsl),
         ("lambda", "icl"): by_seed(icl.fields["context_mass"]).mean(dim=-1),
     }
-    found |= _kendall(
-        chunk, by_seed(icl.fields["scores_demo"]), by_seed(ft.fields["query"]), training, measures
-    )
+    found |= _kendall(chunk, by_seed(icl.fields["scores_demo"]), by_seed(ft.fields["query"]), training, measures)
     return found
 
 
@@ -112,9 +110,7 @@ def _aligned(scores: Tensor, places: Tensor, real: Tensor) -> Float[Tensor, "G n
     return scores.gather(-1, index) * real[None, :, None, None]
 
 
-def _noise(
-    noise_seed: int, stream: int, seeds: Tensor, chunk: Chunk, shape: Sequence[int]
-) -> Float[Tensor, "G n ..."]:
+def _noise(noise_seed: int, stream: int, seeds: Tensor, chunk: Chunk, shape: Sequence[int]) -> Float[Tensor, "G n ..."]:
     """Uniform noise for each (seed, example, layer, element), whatever the batch they come in."""
     layers, elements = shape
     device = seeds.device
@@ -137,7 +133,7 @@ def _kendall(
     measures: Measures,
 ) -> dict[Key, Float[Tensor, "G chosen layers"]]:
     """Kendall's τ of the context's attention to demonstration tokens with fine-tuning's, and with noise."""
-    chosen = slice(None)
+    chosen: slice | Tensor = slice(None)
     if measures.kendall_examples is not None:
         chosen = torch.as_tensor(chunk.index < measures.kendall_examples, device=query.device)
     taus = []

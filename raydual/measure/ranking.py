@@ -7,9 +7,7 @@ from torch import Tensor
 _BLOCKS = 8
 
 
-def kendall_tau(
-    x: Float[Tensor, "batch n"], ys: Float[Tensor, "batch rankings n"]
-) -> Float[Tensor, "batch rankings"]:
+def kendall_tau(x: Float[Tensor, "batch n"], ys: Float[Tensor, "batch rankings n"]) -> Float[Tensor, "batch rankings"]:
     """Kendall's τ-b of `x` with each of `ys`, ties counted as `scipy.stats.kendalltau` does.
 
     NaN where a ranking has fewer than two elements, is constant, or has a NaN. Knight's identity: of all pairs,

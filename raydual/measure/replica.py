@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
 
 from raydual.config import Finetune, SweepConfig
 from raydual.measure.chunk_metrics import Key, chunk_metrics, recorded_fields, training_tokens

@@ -43,9 +43,7 @@ def failure_row(seed: int, reason: str) -> Row:
     return row(seed, FAILED, "", float("nan"), reason=reason)
 
 
-def layer_rows(
-    seed: int, metric: str, condition: str, values: Float[np.ndarray, "examples layers"]
-) -> Iterator[Row]:
+def layer_rows(seed: int, metric: str, condition: str, values: Float[np.ndarray, "examples layers"]) -> Iterator[Row]:
     """A row for each layer, the mean over the examples that have a value, and the overall row.
 
     Overall is the mean of the layers that have a value; its counts are of (example, layer) pairs.
@@ -62,7 +60,13 @@ def layer_rows(
     total = int(counts.sum())
     overall = float(means[counts > 0].mean()) if total else float("nan")
     yield row(
-        seed, metric, condition, overall, examples=total, undefined=int(values.size - total), reason=_why(total)
+        seed,
+        metric,
+        condition,
+        overall,
+        examples=total,
+        undefined=int(values.size - total),
+        reason=_why(total),
     )
 
 

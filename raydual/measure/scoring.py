@@ -106,5 +106,3 @@ def _take(queries: Queries, which: range) -> Queries:
         labels=pick(queries.labels),
         label_tokens=queries.label_tokens,
     )
-
-

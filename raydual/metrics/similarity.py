@@ -43,9 +43,7 @@ def simaou(
     return cosine(icl - zsl, ft - zsl)
 
 
-def relative_norm(
-    other: Float[Array, "*#batch width"], zsl: Float[Array, "*#batch width"]
-) -> Float[Array, "*#batch"]:
+def relative_norm(other: Float[Array, "*#batch width"], zsl: Float[Array, "*#batch width"]) -> Float[Array, "*#batch"]:
     """Norm of the update over the norm of the zero-shot output; NaN where that is zero."""
     xp = array_namespace(other, zsl)
     base = xp.linalg.vector_norm(zsl, axis=-1)

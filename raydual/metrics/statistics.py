@@ -60,9 +60,7 @@ def describe(values: Float[np.ndarray, "seeds"], *, resamples: int, seed: int | 
     )
 
 
-def mean_interval(
-    values: Float[np.ndarray, "seeds"], resamples: int, seed: int | list[int]
-) -> tuple[float, float]:
+def mean_interval(values: Float[np.ndarray, "seeds"], resamples: int, seed: int | list[int]) -> tuple[float, float]:
     """The 95 % BCa bootstrap interval of the mean of values without NaN (`scipy.stats.bootstrap`)."""
     if len(values) < 2:
         return float("nan"), float("nan")

@@ -63,4 +63,4 @@ def load_model(
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
-    return LoadedModel(model.to(chosen).eval().requires_grad_(False), source.tokenizer(), source)
+    return LoadedModel(model.to(device=chosen).eval().requires_grad_(False), source.tokenizer(), source)

@@ -69,9 +69,7 @@ def hidden_states(
         return model.model(**call).last_hidden_state
 
 
-def logits(
-    model: Qwen3ForCausalLM, states: Float[Tensor, "*rows hidden"]
-) -> Float[Tensor, "*rows vocabulary"]:
+def logits(model: Qwen3ForCausalLM, states: Float[Tensor, "*rows hidden"]) -> Float[Tensor, "*rows vocabulary"]:
     """Next-token logits of hidden states, in float32."""
     return model.lm_head(states).float()
 

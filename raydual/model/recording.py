@@ -76,7 +76,8 @@ class Recorder:
         if demonstrations is None or prefix is None:
             return
         if "scores_demo" in self.fields:
-            keys = prefix.keys[module.layer_idx].detach().float()
+            index: int = module.layer_idx  # type: ignore[assignment]
+            keys = prefix.keys[index].detach().float()
             scores = _scores(last, keys) * scaling
             real = torch.arange(keys.shape[2], device=keys.device) < prefix.lengths[:, None]
             rows = len(last) // len(keys)

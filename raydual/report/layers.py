@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -78,7 +79,9 @@ def _draw(axis: Axes, curve: Curve, data: RunData) -> None:
     def series(name: str) -> np.ndarray:
         return np.asarray([row[name] for row in rows])
 
-    line = {"linestyle": "--", "linewidth": 1.3} if curve.baseline else {"linewidth": 2.0, "marker": "o"}
+    line: dict[str, Any] = (
+        {"linestyle": "--", "linewidth": 1.3} if curve.baseline else {"linewidth": 2.0, "marker": "o"}
+    )
     axis.plot(at, series("mean"), color=curve.colour, label=curve.name, markersize=4, **line)
     axis.fill_between(at, series("q25"), series("q75"), color=curve.colour, alpha=0.12, linewidth=0)
     axis.fill_between(at, series("ci_low"), series("ci_high"), color=curve.colour, alpha=0.3, linewidth=0)

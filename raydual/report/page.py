@@ -90,8 +90,14 @@ def _facts(data: RunData) -> list[tuple[str, str]]:
     candidates = f", the best of {len(config.seeds)} candidates" if config.search.seeds else ""
     facts = [
         ("Model", f"{config.model} ({config.dtype})"),
-        ("Task", f"{config.task.name}: “{config.task.template}”, labels {', '.join(config.task.label_words)}"),
-        ("Data", config.data if isinstance(config.data, str) else f"{config.data.train}, {config.data.validation}"),
+        (
+            "Task",
+            f"{config.task.name}: “{config.task.template}”, labels {', '.join(config.task.label_words)}",
+        ),
+        (
+            "Data",
+            config.data if isinstance(config.data, str) else f"{config.data.train}, {config.data.validation}",
+        ),
         ("Demonstrations", f"{config.demonstrations}, joined by {config.task.separator!r}"),
         ("Seeds", f"{measured} measured{candidates}; {len(data.run.failures())} failed"),
         (
@@ -116,4 +122,9 @@ def _from_manifest(manifest: Row) -> list[tuple[str, str]]:
     seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in manifest["seconds"].items())
     versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
     hardware = manifest["hardware"].get("ray", "reduced from what had been measured before")
-    return [("Hardware", hardware), ("Time", seconds), ("Versions", versions), ("Finished", manifest["finished_at"])]
+    return [
+        ("Hardware", hardware),
+        ("Time", seconds),
+        ("Versions", versions),
+        ("Finished", manifest["finished_at"]),
+    ]

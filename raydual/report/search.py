@@ -31,7 +31,12 @@ def _seeds(axis: Axes, rows: list[dict]) -> None:
         found = [r for r in chosen if not np.isnan(r["accuracy"])]
         if found:
             axis.scatter(
-                [r["seed"] for r in found], [r["accuracy"] for r in found], s=22, color=colour, label=name, linewidths=0
+                [r["seed"] for r in found],
+                [r["accuracy"] for r in found],
+                s=22,
+                color=colour,
+                label=name,
+                linewidths=0,
             )
     axis.set_xlabel("seed")
     axis.set_ylabel("in-context accuracy")
@@ -44,12 +49,18 @@ def _settings(axis: Axes, rows: list[dict]) -> None:
     groups = sorted({(r["optimizer"], r["epochs"]) for r in rows})
     for index, (optimizer, epochs) in enumerate(groups):
         own = sorted(
-            (r for r in rows if (r["optimizer"], r["epochs"]) == (optimizer, epochs)), key=lambda r: r["learning_rate"]
+            (r for r in rows if (r["optimizer"], r["epochs"]) == (optimizer, epochs)),
+            key=lambda r: r["learning_rate"],
         )
         colour = (theme.FT, theme.SECOND, theme.MAIN, theme.ICL)[index % 4]
         name = f"{optimizer}, {epochs} epoch{'s' if epochs > 1 else ''}"
         axis.plot(
-            [r["learning_rate"] for r in own], [r["accuracy"] for r in own], "o-", color=colour, label=name, markersize=4
+            [r["learning_rate"] for r in own],
+            [r["accuracy"] for r in own],
+            "o-",
+            color=colour,
+            label=name,
+            markersize=4,
         )
     best = next(r for r in rows if r["chosen"])
     axis.plot(

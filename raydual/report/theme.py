@@ -3,15 +3,17 @@
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 ZSL, ICL, FT, MAIN, SECOND, NULL = "#6b7280", "#0072b2", "#d55e00", "#3b2f8f", "#009e73", "#9aa0a6"
 """Zero-shot, in-context, fine-tuned; a comparison of the two, a second one; nulls and baselines (Okabe and Ito)."""
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,
@@ -40,12 +42,9 @@ def style() -> Iterator[None]:
         yield
 
 
-def figure(
-    rows: int, columns: int, height: float, widths: Sequence[float] | None = None
-) -> tuple[Figure, list[Axes]]:
+def figure(rows: int, columns: int, height: float, widths: Sequence[float] | None = None) -> tuple[Figure, list[Axes]]:
     """A page-wide figure of `rows` by `columns` axes, `height` inches a row; widths are relative."""
-    made = Figure(figsize=(10.4, height * rows), layout="constrained")
-    made.get_layout_engine().set(h_pad=0.12, w_pad=0.08)
+    made = Figure(figsize=(10.4, height * rows), layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08))
     axes = made.subplots(rows, columns, squeeze=False, width_ratios=widths)
     return made, list(axes.ravel())
 

@@ -65,9 +65,7 @@ def load_dataset(config: SweepConfig) -> Dataset:
         A file that is missing or unreadable, a column or label that is not there, too few examples, no hub.
     """
     train, validation, source = _read_tables(config)
-    train_examples, validation_examples = (
-        _examples(table, config.task, where) for table, where in (train, validation)
-    )
+    train_examples, validation_examples = (_examples(table, config.task, where) for table, where in (train, validation))
     if config.demonstrations > len(train_examples):
         raise UserError(
             f"demonstrations: {config.demonstrations} are asked for, but the training set ({train[1]}) "
@@ -203,5 +201,3 @@ def _labels(values: Sequence[Any], task: Task, where: str) -> tuple[int, ...]:
                 f"which has {', '.join(map(repr, allowed))}"
             )
     return tuple(ids[value] for value in values)
-
-

@@ -138,8 +138,7 @@ def encode_demonstrations(
 ) -> DemonstrationSet:
     """Tokenize a seed's demonstrations, in prompt order, together and each alone."""
     texts = [
-        f"{query} {task.label_words[label]}"
-        for query, label in zip(examples.queries, examples.labels, strict=True)
+        f"{query} {task.label_words[label]}" for query, label in zip(examples.queries, examples.labels, strict=True)
     ]
     whole, *alone = encode(tokenizer, [task.separator.join(texts), *texts])
     starts = np.cumsum([0, *(len(text) + len(task.separator) for text in texts)])[:-1]
@@ -169,5 +168,3 @@ def _paired(
     places = np.flatnonzero(whole.overlapping(start, end))
     own, together = align(alone, whole.select(places).relative_to(start, end), keep_first)
     return places[together], own
-
-

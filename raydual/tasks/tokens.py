@@ -35,14 +35,10 @@ class Tokens:
 def encode(tokenizer: tokenizers.Tokenizer, texts: Sequence[str]) -> list[Tokens]:
     """Tokenize texts as they stand: no special token is added."""
     encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
-    return [
-        Tokens(np.asarray(e.ids, np.int64), np.asarray(e.offsets, np.int64).reshape(-1, 2)) for e in encodings
-    ]
+    return [Tokens(np.asarray(e.ids, np.int64), np.asarray(e.offsets, np.int64).reshape(-1, 2)) for e in encodings]
 
 
-def align(
-    first: Tokens, second: Tokens, keep_first: bool
-) -> tuple[Int[np.ndarray, "pairs"], Int[np.ndarray, "pairs"]]:
+def align(first: Tokens, second: Tokens, keep_first: bool) -> tuple[Int[np.ndarray, "pairs"], Int[np.ndarray, "pairs"]]:
     """Indices of the tokens that cover the same characters in both encodings of one text.
 
     A text's first token is the attention sink where nothing stands before it, so it is left out on both sides
@@ -50,11 +46,7 @@ def align(
     """
     skip = 0 if keep_first else 1
     places = {place: index for index, place in enumerate(_places(second)) if index >= skip}
-    pairs = [
-        (index, places[place])
-        for index, place in enumerate(_places(first))
-        if index >= skip and place in places
-    ]
+    pairs = [(index, places[place]) for index, place in enumerate(_places(first)) if index >= skip and place in places]
     matched = np.asarray(pairs, np.int64).reshape(-1, 2)
     return matched[:, 0], matched[:, 1]
 

@@ -75,19 +75,14 @@ def trainable(model: Qwen3ForCausalLM, projections: tuple[str, ...]) -> list[tor
 def make_optimizer(parameters: list[torch.nn.Parameter], settings: FinetuneSettings) -> torch.optim.Optimizer:
     """SGD without momentum, or AdamW, from a fresh state."""
     kinds = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
-    return kinds[settings.optimizer](
-        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    return kinds[settings.optimizer](parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
 
 def targets(example: Tokens, label_from: int, loss: str) -> list[int]:
     """The labels of the causal LM loss, one for each token; -100 where the token does not count."""
     if loss == "all":
         return example.ids
-    return [
-        token if end > label_from else -100
-        for token, (_, end) in zip(example.ids, example.spans, strict=True)
-    ]
+    return [token if end > label_from else -100 for token, (_, end) in zip(example.ids, example.spans, strict=True)]
 
 
 def step(

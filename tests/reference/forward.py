@@ -130,9 +130,7 @@ def last_log_probabilities(model: Qwen3ForCausalLM, ids: list[int]) -> np.ndarra
     return array(logits.double().log_softmax(dim=-1))
 
 
-def label_scores(
-    model: Qwen3ForCausalLM, tokenizer: Any, prompt: Tokens, words: tuple[str, ...]
-) -> np.ndarray:
+def label_scores(model: Qwen3ForCausalLM, tokenizer: Any, prompt: Tokens, words: tuple[str, ...]) -> np.ndarray:
     """Mean log-probability of the tokens of each label word after the prompt [labels]."""
     scores = []
     for word in words:

@@ -97,9 +97,7 @@ def simam(first: list[np.ndarray], second: list[np.ndarray]) -> np.ndarray:
     layers, heads = first[0].shape[:2]
     result = []
     for layer in range(layers):
-        cosines = [
-            cosine(a[layer, h], b[layer, h]) for a, b in zip(first, second, strict=True) for h in range(heads)
-        ]
+        cosines = [cosine(a[layer, h], b[layer, h]) for a, b in zip(first, second, strict=True) for h in range(heads)]
         result.append(mean(cosines))
     return np.array(result)
 

@@ -236,11 +236,7 @@ def unmoved(example: ExampleRecord) -> list[int]:
     alone, own = example.alone.ids, example.prompt.tokens.ids[example.prompt.prefix_length :]
     if alone[-1] != own[-1]:
         return []
-    return [
-        n
-        for n, (i, j) in enumerate(example.query_pairs)
-        if alone[i] == own[j] and len(alone) - i == len(own) - j
-    ]
+    return [n for n, (i, j) in enumerate(example.query_pairs) if alone[i] == own[j] and len(alone) - i == len(own) - j]
 
 
 def training_queries(seed: SeedRecord) -> list[np.ndarray]:
