@@ -18,7 +18,7 @@ from raydual.embedded.stream import SST2_WORDS, SST5_WORDS
 WORDS = {"sst2": SST2_WORDS, "sst5": SST5_WORDS}
 DEMONSTRATIONS = 32
 SEEDS = range(20)
-LEARNING_RATES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0, 3.0)
+LEARNING_RATES = (0.1, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+
 from raydual.errors import UserError, exit_on_user_error
 from raydual.reduce import reduce_run
 from raydual.report import write_report
@@ -22,7 +24,10 @@ def _again(path: Path) -> None:
     run = RunDirectory(path)
     if not run.config_file.is_file():
         raise UserError(f"{path}: not a run directory, it holds no config.yaml")
-    reduce_run(run)
+    try:
+        reduce_run(run)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
     print(write_report(run))
 
 

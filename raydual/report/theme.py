@@ -52,6 +52,6 @@ def figure(rows: int, columns: int, height: float, widths: Sequence[float] | Non
 def as_svg(made: Figure) -> str:
     """A figure as an SVG element, the same bytes each time."""
     buffer = io.StringIO()
-    made.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    made.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = buffer.getvalue()
     return text[text.index("<svg") :]
