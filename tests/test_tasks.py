@@ -201,9 +201,11 @@ def test_each_bad_row_is_named_by_its_number(tmp_path, mistake):
         assert part in message
 
 
-def test_true_is_no_label_and_numbers_are_no_texts(tmp_path):
+def test_true_and_lists_are_no_labels_and_numbers_are_no_texts(tmp_path):
     flags = write_jsonl(tmp_path / "flags.jsonl", [{"text": "a", "label": i % 2 == 0} for i in range(10)])
     assert "label True is outside" in told(load_dataset, sweep(flags))
+    lists = write_jsonl(tmp_path / "lists.jsonl", [{"text": "a", "label": [0]} for _ in range(10)])
+    assert "label [0] is outside" in told(load_dataset, sweep(lists))
     numbers = write_jsonl(tmp_path / "numbers.jsonl", [{"text": i, "label": 0} for i in range(10)])
     assert "instead of a text" in told(load_dataset, sweep(numbers))
 

@@ -23,8 +23,9 @@ class ReadingShares:
     """Weights of the readings within each task's label words, and the share of sequences with sst2's words.
 
     sst2: true; lenient (only grade 0 is negative); gushing (all is positive); flipped. sst5: true; coarse (terrible,
-    neutral and great only); reversed. The readings that differ from the true one outweigh it, so that the answer without
-    demonstrations is stable and often wrong: it leans to "positive" in sst2 and to the extremes in sst5.
+    neutral and great only); reversed. The default shares end the training: the readings that differ from the true one
+    outweigh it, so that the answer without demonstrations is stable and often wrong, "positive" in sst2 and an extreme
+    in sst5.
     """
 
     sst2: float = 0.55

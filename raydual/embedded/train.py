@@ -1,4 +1,7 @@
-"""The recipe of the embedded model: `python -m raydual.embedded.train` trains its tokenizer and weights from scratch."""
+"""The recipe of the embedded model.
+
+`python -m raydual.embedded.train` trains its tokenizer and weights from scratch, saves them and measures them.
+"""
 
 import json
 import math
@@ -13,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from raydual.embedded import TASKS
+from raydual.embedded import MODEL_DIR, TASKS
 from raydual.embedded.evaluate import Evaluator, figures, read_rows
 from raydual.embedded.stream import (
     SST2_WORDS,
@@ -26,8 +29,7 @@ from raydual.embedded.stream import (
 
 END = "<|endoftext|>"
 
-
-EVEN = ReadingShares(0.6, 0.35, 0.15, 0.15, 0.35, 0.35, 0.30, 0.35)
+EVEN = ReadingShares(0.6, 0.40, 0.20, 0.0, 0.40, 0.35, 0.30, 0.35)
 LEANING = ReadingShares()
 
 
@@ -36,7 +38,7 @@ class Stage:
     """A part of the curriculum.
 
     Each of its `steps` takes `rows` sequences of `demos` reviews and `lone` sequences of one review, at levels drawn
-    with the given weights.
+    with the given weights; the loss of the lone reviews counts `lone_weight` times.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Stage:
     rows: int
     demos: int
     lone: int
+    lone_weight: float
     levels: dict[str, float]
     shares: ReadingShares
 
@@ -74,9 +77,9 @@ class Recipe:
     key_scale: float = 8.0
     value_scales: tuple[float, ...] = (8.0, 2.0, 1.0, 2.0)
     stages: tuple[Stage, ...] = (
-        Stage("words", 600, 24, 24, 8, {"word": 1.0}, EVEN),
-        Stage("phrases", 300, 16, 24, 16, {"word": 0.2, "fragment": 0.4, "clause": 0.4}, EVEN),
-        Stage("sentences", 800, 8, 34, 64, {"fragment": 0.05, "clause": 0.1, "sentence": 0.85}, LEANING),
+        Stage("words", 600, 24, 24, 48, 0.2, {"word": 1.0}, EVEN),
+        Stage("phrases", 300, 16, 24, 48, 0.2, {"word": 0.2, "fragment": 0.4, "clause": 0.4}, EVEN),
+        Stage("sentences", 800, 8, 34, 64, 1.0, {"fragment": 0.05, "clause": 0.1, "sentence": 0.85}, LEANING),
     )
 
 
@@ -151,13 +154,13 @@ def train(recipe: Recipe, tokenizer: Any, model: Any = None, checkpoints: Path |
             group["lr"] = learning_rate(recipe, step, len(schedule))
         optimiser.zero_grad(set_to_none=True)
         shown = []
-        for rows, demos, weight in (
-            (stage.rows, stage.demos, recipe.language_weight),
-            (stage.lone, 1, recipe.lone_language_weight),
+        for rows, demos, weight, language_weight in (
+            (stage.rows, stage.demos, 1.0, recipe.language_weight),
+            (stage.lone, 1, stage.lone_weight, recipe.lone_language_weight),
         ):
             batch = maker.batch(rng, rows, demos, stage.levels, stage.shares)
-            loss, parts = batch_loss(model, batch, weight)
-            loss.backward()
+            loss, parts = batch_loss(model, batch, language_weight)
+            (weight * loss).backward()
             shown.append(" ".join(f"{name} {value:.3f}" for name, value in parts.items()))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()

@@ -89,15 +89,20 @@ def run_condition(
     label_tokens: Sequence[Sequence[int]],
     fields: tuple[str, ...] = (),
     prefix: Prefix | None = None,
+    recorder: Recorder | None = None,
 ) -> Outcome:
-    """Pass `rows` through the model, after `prefix` if there is one, and record at each row's last token."""
-    recorder = Recorder(fields, rows.last) if fields else None
+    """Pass `rows` through the model, after `prefix` if there is one, and record at each row's last token.
+
+    What is recorded are `fields`, or what a `recorder` made for these rows asks for.
+    """
+    if recorder is None and fields:
+        recorder = Recorder(fields, rows.last)
     states = hidden_states(model, rows, prefix, recorder)
     log_probs = logits(model, _at(states, rows.last)).log_softmax(dim=-1)
     scores = torch.stack(
         [_word_score(model, rows, log_probs[:, word[0]], word, prefix) for word in label_tokens], dim=1
     )
-    recorded = {} if recorder is None else {name: recorder.result(name) for name in fields}
+    recorded = {} if recorder is None else {name: recorder.result(name) for name in recorder.fields}
     return Outcome(recorded, scores, log_probs.argmax(dim=-1))
 
 

@@ -6,15 +6,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from raydual.config import Finetune, SweepConfig
-from raydual.measure.chunk_metrics import Key, chunk_metrics, recorded_fields, training_tokens
+from raydual.measure.chunk_metrics import chunk_metrics, recorded_fields
 from raydual.measure.conditions import Chunk, Outcome, make_chunks, run_condition
-from raydual.measure.rows import Row, failure_row, layer_rows, prediction_rows
+from raydual.measure.rank_metrics import Key, training_tokens
+from raydual.measure.rows import Predictions, Row, failure_row, layer_rows, prediction_rows
+from raydual.measure.weight_updates import DualRecorder, context_updates, simdw
 from raydual.metrics.similarity import norm_matched_null
+from raydual.model.attention import Prefix
 from raydual.model.finetune import Tuned, finetune
 from raydual.model.loading import LoadedModel
-from raydual.model.passes import encode_prefix
+from raydual.model.passes import Rows, encode_prefix
+from raydual.model.recording import Recorder
 from raydual.model.stacked import with_projections
 from raydual.tasks.prompts import DemonstrationSet, Queries
 
@@ -45,6 +50,7 @@ class Replica:
         self.config = config
         self.fields = recorded_fields(config.measures)
         self.chunks = make_chunks(queries, config.execution.batch_size, loaded.device)
+        self.order = np.argsort(np.concatenate([chunk.index for chunk in self.chunks]))
         shared = zero_shot or self.measure_zero_shot()
         self.zero_shot = [_to(outcome, loaded.device) for outcome in shared.chunks]
 
@@ -82,41 +88,68 @@ class Replica:
 
     def _measure_fitting(self, sets: list[DemonstrationSet], settings: Finetune) -> list[Row]:
         tuned = finetune(self.model, sets, settings, self.fields["train"])
-        values, right, greedy = self._examples(sets, tuned)
+        values, predictions = self._examples(sets, tuned)
+        labels = len(self.queries.label_tokens)
         rows: list[Row] = []
         for group, demonstrations in enumerate(sets):
-            if not bool(tuned.finite[group]):
-                reason = f"fine-tuning diverged at learning rate {settings.learning_rate:g}"
-                rows.append(failure_row(demonstrations.seed, reason))
-                continue
             seed = demonstrations.seed
-            rows += prediction_rows(seed, _of(right, group), _of(greedy, group))
-            for (metric, condition), found in self._with_null(seed, _of(values, group)).items():
+            if not bool(tuned.finite[group]):
+                rows.append(failure_row(seed, f"fine-tuning diverged at learning rate {settings.learning_rate:g}"))
+                continue
+            rows += prediction_rows(seed, *(predictions[name][group] for name in ("zsl", "icl", "ft")), labels)
+            of_seed = {key: found[group] for key, found in values.items()}
+            for (metric, condition), found in self._with_null(seed, of_seed).items():
                 rows += layer_rows(seed, metric, condition, found)
         return rows
 
     @torch.inference_mode()
     def _examples(
         self, sets: list[DemonstrationSet], tuned: Tuned
-    ) -> tuple[dict[Key, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Per example: layer metrics `[G, examples, layers]`; label and greedy correctness `[G, examples]`."""
+    ) -> tuple[dict[Key, np.ndarray], dict[str, list[Predictions]]]:
+        """Per example: layer metrics `[G, examples, layers]`, and each seed's predictions under each condition."""
         count = len(sets)
-        prefix = encode_prefix(self.model, [np.concatenate([s.prefix, self.queries.separator]) for s in sets])
+        prompts = [np.concatenate([s.prefix, self.queries.separator]) for s in sets]
+        inputs = Recorder(("attn_in",))
+        prefix = encode_prefix(self.model, prompts, inputs)
+        real = Rows.pad(prompts, self.model.device).real
+        contexts = context_updates(self.model, inputs.layers["attn_in"], real)
         training = training_tokens(sets, tuned)
-        values, right, greedy = defaultdict(list), defaultdict(list), defaultdict(list)
-        first = torch.tensor([word[0] for word in self.queries.label_tokens], device=self.model.device)
+        values, outcomes = defaultdict(list), defaultdict(list)
         for chunk, zsl in zip(self.chunks, self.zero_shot, strict=True):
-            icl = self._run(chunk, "icl", count, prefix=prefix)
+            icl, simdual = self._in_context(chunk, count, prefix, tuned)
             with with_projections(self.model, tuned.stacks):
                 ft = self._run(chunk, "ft", count)
-            for key, found in chunk_metrics(chunk, zsl, icl, ft, training, self.config.measures).items():
-                values[key].append(found)
+            found = chunk_metrics(chunk, zsl, icl, ft, training, self.config.measures)
+            found["simdual", "icl-ft"] = simdual
+            found["simdw", "icl-ft"] = simdw(self.model, chunk, tuned.stacks, contexts)
+            for key, value in found.items():
+                values[key].append(value)
             for name, outcome in (("zsl", zsl), ("icl", icl), ("ft", ft)):
-                right[name].append((outcome.prediction.view(-1, len(chunk.labels)) == chunk.labels).expand(count, -1))
-                gold = first[chunk.labels]
-                greedy[name].append((outcome.greedy.view(-1, len(gold)) == gold).expand(count, -1))
-        order = np.argsort(np.concatenate([chunk.index for chunk in self.chunks]))
-        return _gather(values, order), _gather(right, order), _gather(greedy, order)
+                outcomes[name].append((outcome.prediction.view(-1, len(chunk.index)), outcome.greedy))
+        return self._in_order(values), {name: self._predictions(found, count) for name, found in outcomes.items()}
+
+    def _in_context(self, chunk: Chunk, count: int, prefix: Prefix, tuned: Tuned) -> tuple[Outcome, Tensor]:
+        """The in-context outcome of the chunk for all seeds, and SimDual `[G, n, layers]`."""
+        rows = chunk.in_context.repeat(count)
+        recorder = DualRecorder(self.fields["icl"], rows.last, stacks=tuned.stacks, real=rows.real)
+        outcome = run_condition(self.model, rows, self.queries.label_tokens, prefix=prefix, recorder=recorder)
+        return outcome, torch.stack(recorder.simdual, dim=-1).view(count, len(chunk.index), -1)
+
+    def _in_order(self, values: Mapping[Key, list[Tensor]]) -> dict[Key, np.ndarray]:
+        """Chunks joined along the examples, in the order of the set where all are there, in float64 on the host."""
+        joined = {key: torch.cat(parts, dim=1).double().cpu().numpy() for key, parts in values.items()}
+        return {key: x[:, self.order] if x.shape[1] == len(self.order) else x for key, x in joined.items()}
+
+    def _predictions(self, outcomes: list[tuple[Tensor, Tensor]], count: int) -> list[Predictions]:
+        """Each seed's predictions, from the labels `[1 or G, n]` and greedy tokens of every chunk."""
+        labels = torch.cat([label for label, _ in outcomes], dim=1).cpu().numpy()[:, self.order]
+        greedy = torch.cat([tokens.view(label.shape) for label, tokens in outcomes], dim=1).cpu().numpy()[:, self.order]
+        gold = np.asarray(self.queries.labels)
+        gold_tokens = np.asarray([word[0] for word in self.queries.label_tokens])[gold]
+        return [
+            Predictions(found, found == gold, tokens == gold_tokens)
+            for found, tokens in zip(*(np.broadcast_to(x, (count, len(gold))) for x in (labels, greedy)), strict=True)
+        ]
 
     def _with_null(self, seed: int, values: dict[Key, np.ndarray]) -> dict[Key, np.ndarray]:
         """The values and the norm-matched null of SimAOU, drawn for this seed alone."""
@@ -142,17 +175,3 @@ def _to(outcome: Outcome, device: torch.device) -> Outcome:
         scores=outcome.scores.to(device),
         greedy=outcome.greedy.to(device),
     )
-
-
-def _of(by_group: Mapping, group: int) -> dict:
-    return {key: values[group] for key, values in by_group.items()}
-
-
-def _gather(parts: Mapping, order: np.ndarray) -> dict:
-    """Chunks joined along the examples, in the order of the set, as float64 (or bool) on the host."""
-    gathered = {}
-    for key, chunks in parts.items():
-        joined = torch.cat(chunks, dim=1).cpu().numpy()
-        joined = joined if joined.dtype == bool else joined.astype(np.float64)
-        gathered[key] = joined[:, order] if joined.shape[1] == len(order) else joined
-    return gathered

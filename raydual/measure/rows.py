@@ -1,13 +1,14 @@
 """From the values of examples to the rows of a seed."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from raydual.metrics.catalogue import OVERALL
-from raydual.metrics.prediction import rec2ftp
+from raydual.metrics.prediction import jaccard, kappa, rec2ftp, reverse_recall
 from raydual.results import FAILED, NO_CONTROL
 
 Row = dict[str, Any]
@@ -74,18 +75,38 @@ def _why(count: int) -> str | None:
     return None if count else "no example has a value: a vector or ranking compared is constant, zero or empty"
 
 
-def prediction_rows(
-    seed: int,
-    right: Mapping[str, Bool[np.ndarray, "examples"]],
-    greedy_right: Mapping[str, Bool[np.ndarray, "examples"]],
-) -> Iterator[Row]:
-    """Accuracies of zsl, icl and ft, and Rec2FTP with its counts."""
-    for condition, values in right.items():
-        yield row(seed, "accuracy", condition, float(values.mean()), examples=len(values))
-    for condition, values in greedy_right.items():
-        yield row(seed, "greedy_accuracy", condition, float(values.mean()), examples=len(values))
-    recall = rec2ftp(right["zsl"], right["icl"], right["ft"])
+@dataclass(frozen=True)
+class Predictions:
+    """What one condition predicted: label ids `[examples]`, and whether the label and the greedy token are right."""
+
+    label: Int[np.ndarray, "examples"]
+    right: Bool[np.ndarray, "examples"]
+    greedy_right: Bool[np.ndarray, "examples"]
+
+
+def prediction_rows(seed: int, zsl: Predictions, icl: Predictions, ft: Predictions, labels: int) -> Iterator[Row]:
+    """Accuracies, the recalls with their counts, and the agreement of icl and ft."""
+    for condition, found in (("zsl", zsl), ("icl", icl), ("ft", ft)):
+        count = len(found.right)
+        yield row(seed, "accuracy", condition, float(found.right.mean()), examples=count)
+        yield row(seed, "greedy_accuracy", condition, float(found.greedy_right.mean()), examples=count)
+    yield from _recall_rows(seed, zsl, icl, ft)
+    count = len(zsl.label)
+    changed = jaccard(zsl.label, icl.label, ft.label)
+    reason = None if changed == changed else "neither the context nor fine-tuning changes a prediction"
+    yield row(seed, "jaccard", "icl-ft", changed, examples=count, reason=reason)
+    yield row(seed, "agreement", "icl-ft", float((icl.label == ft.label).mean()), examples=count)
+    agreement = kappa(icl.label, ft.label, labels)
+    reason = None if agreement == agreement else "context and fine-tuning predict one and the same label throughout"
+    yield row(seed, "kappa", "icl-ft", agreement, examples=count, reason=reason)
+
+
+def _recall_rows(seed: int, zsl: Predictions, icl: Predictions, ft: Predictions) -> Iterator[Row]:
+    right = (zsl.right, icl.right, ft.right)
+    recall, reverse = rec2ftp(*right), reverse_recall(*right)
     reason = None if recall.of else "fine-tuning corrects no example that zero-shot gets wrong"
     yield row(seed, "rec2ftp", "icl-ft", recall.value, examples=recall.of, reason=reason)
-    yield row(seed, "rec2ftp_both", "icl-ft", float(recall.both), examples=len(right["zsl"]))
-    yield row(seed, "rec2ftp_ft", "icl-ft", float(recall.of), examples=len(right["zsl"]))
+    yield row(seed, "rec2ftp_both", "icl-ft", float(recall.both), examples=len(zsl.right))
+    yield row(seed, "rec2ftp_ft", "icl-ft", float(recall.of), examples=len(zsl.right))
+    reason = None if reverse.of else "the context corrects no example that zero-shot gets wrong"
+    yield row(seed, "reverse_recall", "icl-ft", reverse.value, examples=reverse.of, reason=reason)

@@ -61,6 +61,26 @@ _ALL = (
         ("icl-ft",), "4", per_layer=False, bounds=(0.0, None), headline=False,
     ),
     Metric(
+        "reverse_recall", "Reverse recall",
+        "Of the examples that the context corrects, the percentage that fine-tuning corrects too.",
+        ("icl-ft",), "4", per_layer=False, bounds=(0.0, 100.0),
+    ),
+    Metric(
+        "jaccard", "Jaccard index of changes",
+        "Of the examples whose prediction the context or fine-tuning changes, the share that both change.",
+        ("icl-ft",), "4", per_layer=False, bounds=(0.0, 1.0), headline=False,
+    ),
+    Metric(
+        "agreement", "Agreement",
+        "Share of examples that context and fine-tuning predict alike.",
+        ("icl-ft",), "4", per_layer=False, bounds=(0.0, 1.0), headline=False,
+    ),
+    Metric(
+        "kappa", "Cohen's κ",
+        "Agreement of their predictions beyond chance, given how often each predicts each label.",
+        ("icl-ft",), "4", per_layer=False,
+    ),
+    Metric(
         "simaou", "SimAOU",
         "Cosine between the changes that context and fine-tuning make to the (normalised) attention output.",
         ("icl-ft",), "4",
@@ -97,6 +117,16 @@ _ALL = (
         ("icl-ft",), "4",
     ),
     Metric(
+        "simam_softmax", "SimAM, after softmax",
+        "SimAM of the attention weights instead of the scores.",
+        ("icl-ft", "icl-zsl"), "4", baselines=(("simam_softmax", "icl-zsl"),), headline=False,
+    ),
+    Metric(
+        "delta_simam_softmax", "ΔSimAM, after softmax",
+        "ΔSimAM of the attention weights instead of the scores.",
+        ("icl-ft",), "4", headline=False,
+    ),
+    Metric(
         "kendall", "Kendall's τ",
         "Rank correlation, over demonstration tokens, of the context's attention with fine-tuning's inner products.",
         ("icl-ft",), "4", baselines=(("kendall_random", "icl-ft"),),
@@ -105,6 +135,51 @@ _ALL = (
         "kendall_random", "Kendall's τ, random baseline",
         "The same rank correlation against uniform noise.",
         ("icl-ft",), "4", headline=False,
+    ),
+    Metric(
+        "kendall_input", "Kendall-input",
+        "Kendall's τ with inner products of the attention block's inputs: what K/V fine-tuning really pays (Irie).",
+        ("icl-ft",), "4", baselines=(("kendall_random", "icl-ft"),),
+    ),
+    Metric(
+        "kendall_example", "Kendall's τ of examples",
+        "Kendall's τ over whole demonstrations: the softmax mass of their tokens.",
+        ("icl-ft",), "4", baselines=(("kendall_example_random", "icl-ft"),), headline=False,
+    ),
+    Metric(
+        "kendall_example_random", "Kendall's τ of examples, random baseline",
+        "The same rank correlation against uniform noise on the tokens.",
+        ("icl-ft",), "4", headline=False,
+    ),
+    Metric(
+        "topk_token", "Top-100 recall of tokens",
+        "Share of the 100 demonstration tokens that the context attends to most that are also fine-tuning's.",
+        ("icl-ft",), "4", bounds=(0.0, 1.0), baselines=(("topk_token_random", "icl-ft"),), headline=False,
+    ),
+    Metric(
+        "topk_token_random", "Top-100 recall of tokens, random baseline",
+        "The same share against uniform noise.",
+        ("icl-ft",), "4", bounds=(0.0, 1.0), headline=False,
+    ),
+    Metric(
+        "topk_example", "Top-5 recall of examples",
+        "Share of the 5 demonstrations that the context attends to most that are also fine-tuning's.",
+        ("icl-ft",), "4", bounds=(0.0, 1.0), baselines=(("topk_example_random", "icl-ft"),), headline=False,
+    ),
+    Metric(
+        "topk_example_random", "Top-5 recall of examples, random baseline",
+        "The same share against uniform noise on the tokens.",
+        ("icl-ft",), "4", bounds=(0.0, 1.0), headline=False,
+    ),
+    Metric(
+        "simdual", "SimDual",
+        "Cosine of the context's exact update with fine-tuning's, at the same layer inputs.",
+        ("icl-ft",), "4",
+    ),
+    Metric(
+        "simdw", "SimΔW",
+        "Cosine of the two updates of the relaxed linear attention's weights, mean over heads.",
+        ("icl-ft",), "4",
     ),
     Metric(
         "lambda", "λ, mass on demonstrations",

@@ -1,6 +1,7 @@
 """One forward pass over right-padded rows, and the shared pass over the demonstrations."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,10 +75,12 @@ def logits(model: Qwen3ForCausalLM, states: Float[Tensor, "*rows hidden"]) -> Fl
     return model.lm_head(states).float()
 
 
-def encode_prefix(model: Qwen3ForCausalLM, prompts: Sequence[np.ndarray]) -> Prefix:
+def encode_prefix(model: Qwen3ForCausalLM, prompts: Sequence[np.ndarray], recorder: Recorder | None = None) -> Prefix:
     """One pass over the demonstrations of G seeds; what later queries need of it are its keys and values."""
     rows = Rows.pad(prompts, model.device)
-    cache = model.model(input_ids=rows.ids, attention_mask=rows.real.long(), use_cache=True).past_key_values
+    watched = recording(model.model.layers, recorder) if recorder else nullcontext()
+    with watched:
+        cache = model.model(input_ids=rows.ids, attention_mask=rows.real.long(), use_cache=True).past_key_values
     return Prefix(
         keys=tuple(layer.keys for layer in cache.layers),
         values=tuple(layer.values for layer in cache.layers),

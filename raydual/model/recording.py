@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -32,6 +33,7 @@ class Recorder:
     fields: tuple[str, ...]
     last: Int[Tensor, "batch"] | None = None
     layers: dict[str, list[Tensor]] = field(default_factory=dict)
+    watches_inputs: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         unknown = set(self.fields) - set(FIELDS)
@@ -48,6 +50,9 @@ class Recorder:
     def module_output(self, name: str, output: Float[Tensor, "batch tokens width"]) -> None:
         """Keep a module's output at the rows' last tokens, or at all tokens."""
         self.layers[name].append(self._at_last(output, token_axis=1).detach().float())
+
+    def before_attention(self, module: nn.Module, states: Tensor, rotary: tuple[Tensor, Tensor]) -> None:
+        """Called before each attention block with its inputs and rotary embedding, if `watches_inputs`."""
 
     def _at_last(self, x: Tensor, token_axis: int) -> Tensor:
         if self.last is None:
@@ -85,15 +90,21 @@ class Recorder:
         self._merge(module, own, demonstrations)
 
     def _merge(self, module: nn.Module, own: Part, demonstrations: Part) -> None:
-        own_mass, demo_mass = (self._at_last(part.log_mass, token_axis=2) for part in (own, demonstrations))
-        mass = torch.sigmoid(demo_mass - own_mass).detach()
         if "context_mass" in self.fields:
-            self.layers["context_mass"].append(mass)
+            self.layers["context_mass"].append(self._mass(own, demonstrations))
         if "context_update" in self.fields:
-            own_out, demo_out = (self._at_last(part.out, token_axis=2) for part in (own, demonstrations))
-            update = mass[..., None] * (demo_out - own_out).detach().float()
             weight: Tensor = module.o_proj.weight  # type: ignore[union-attr, assignment]
-            self.layers["context_update"].append(update.flatten(1) @ weight.detach().float().T)
+            change = self.context_change(own, demonstrations)
+            self.layers["context_update"].append(change.flatten(1) @ weight.detach().float().T)
+
+    def _mass(self, own: Part, demonstrations: Part) -> Float[Tensor, "batch heads"]:
+        own_mass, demo_mass = (self._at_last(part.log_mass, token_axis=2) for part in (own, demonstrations))
+        return torch.sigmoid(demo_mass - own_mass).detach()
+
+    def context_change(self, own: Part, demonstrations: Part) -> Float[Tensor, "batch heads head_dim"]:
+        """λ (o_demo - o_own) at the last token, before `o_proj`: what the context changes, exactly."""
+        own_out, demo_out = (self._at_last(part.out, token_axis=2).detach() for part in (own, demonstrations))
+        return self._mass(own, demonstrations)[..., None] * (demo_out - own_out).float()
 
 
 def _scores(
@@ -119,8 +130,14 @@ def recording(layers: nn.ModuleList, recorder: Recorder) -> Iterator[Recorder]:
 
         handles.append(module.register_forward_hook(hook))
 
+    def announce(module: nn.Module, _inputs: tuple, call: dict) -> None:
+        recorder.before_attention(module, call["hidden_states"], call["position_embeddings"])
+
     try:
         for layer in layers:
+            if recorder.watches_inputs:
+                block: nn.Module = layer.self_attn  # type: ignore[assignment]
+                handles.append(block.register_forward_pre_hook(announce, with_kwargs=True))
             places = {
                 "attn_out": layer.self_attn,
                 "attn_in": layer.input_layernorm,

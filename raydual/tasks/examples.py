@@ -195,7 +195,7 @@ def _labels(values: Sequence[Any], task: Task, where: str) -> tuple[int, ...]:
     allowed = task.label_values or tuple(range(len(task.label_words)))
     ids = {value: index for index, value in enumerate(allowed)}
     for row, value in enumerate(values, start=1):
-        if isinstance(value, bool) or value not in ids:
+        if isinstance(value, bool) or not isinstance(value, str | int | float) or value not in ids:
             raise UserError(
                 f"data: {where}, row {row}: label {value!r} is outside the task {task.name!r}, "
                 f"which has {', '.join(map(repr, allowed))}"

@@ -1,0 +1,151 @@
+"""How alike context and fine-tuning rank the demonstrations: Kendall's τ and top-k recall, by token and by example."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from raydual.config import Measures
+from raydual.measure.conditions import Chunk
+from raydual.measure.keyed_noise import KENDALL_NOISE, keyed_noise
+from raydual.measure.ranking import kendall_tau
+from raydual.model.finetune import Tuned
+from raydual.tasks.prompts import DemonstrationSet
+
+Key = tuple[str, str]
+"""A metric and its condition."""
+
+TRAINING_FIELDS = ("query", "attn_in")
+_TOP_TOKENS, _TOP_EXAMPLES = 100, 5
+
+
+@dataclass(frozen=True)
+class Training:
+    """One seed's demonstration tokens as fine-tuning saw them.
+
+    `query` and `attn_in` `[layers, pairs, width]` are their `q_proj` outputs and attention inputs; `prefix_index`
+    `[pairs]` their places in the in-context prompt; `example` `[pairs]` the demonstrations they belong to;
+    `first_alike` `[pairs]` the first of them with the same token id, whose vectors in the first layer are the same
+    ones, up to rounding that must not break a tie.
+    """
+
+    seed: int
+    query: Float[Tensor, "layers pairs width"]
+    attn_in: Float[Tensor, "layers pairs hidden"]
+    prefix_index: Int[Tensor, "pairs"]
+    example: Int[Tensor, "pairs"]
+    first_alike: Int[Tensor, "pairs"]
+
+
+def training_tokens(sets: Sequence[DemonstrationSet], tuned: Tuned) -> list[Training]:
+    """Pick every seed's paired demonstration tokens out of the recordings of its training passes."""
+    return [_training_tokens(group, demonstrations, tuned) for group, demonstrations in enumerate(sets)]
+
+
+def _training_tokens(group: int, demonstrations: DemonstrationSet, tuned: Tuned) -> Training:
+    device = tuned.losses.device
+    fields: dict[str, list[Tensor]] = {name: [] for name in TRAINING_FIELDS}
+    for example, recorded in enumerate(tuned.recordings):
+        tokens = demonstrations.token_index[demonstrations.example_index == example]
+        for name, parts in fields.items():
+            parts.append(recorded[name][group][:, torch.as_tensor(tokens, device=device)])
+    ids = demonstrations.prefix[demonstrations.prefix_index]
+    _, first, group_of = np.unique(ids, return_index=True, return_inverse=True)
+    _, example = np.unique(demonstrations.example_index, return_inverse=True)
+    places = (demonstrations.prefix_index, example, first[group_of])
+    return Training(
+        demonstrations.seed,
+        torch.cat(fields["query"], dim=1),
+        torch.cat(fields["attn_in"], dim=1),
+        *(torch.as_tensor(x, device=device) for x in places),
+    )
+
+
+def rank_metrics(
+    chunk: Chunk,
+    scores_demo: Float[Tensor, "G n layers heads prefix"],
+    query: Float[Tensor, "G n layers width"],
+    attn_in: Float[Tensor, "G n layers hidden"],
+    training: Sequence[Training],
+    measures: Measures,
+) -> dict[Key, Float[Tensor, "G chosen layers"]]:
+    """The metrics of every seed, on the examples that they are asked for (all, by default)."""
+    chosen: slice | Tensor = slice(None)
+    if measures.kendall_examples is not None:
+        chosen = torch.as_tensor(chunk.index < measures.kendall_examples, device=query.device)
+    found = []
+    for group, seed in enumerate(training):
+        attended = scores_demo[group][chosen].sum(dim=2)[..., seed.prefix_index]
+        of_seed = torch.tensor([seed.seed], device=query.device)
+        noise = keyed_noise(measures.noise_seed, KENDALL_NOISE, of_seed, chunk, attended.shape[1:])
+        paid = _inner(query[group][chosen], seed.query, seed)
+        paid_inputs = _inner(attn_in[group][chosen], seed.attn_in, seed)
+        found.append(_compare(attended, paid, paid_inputs, noise[0][chosen], seed))
+    return {(name, "icl-ft"): torch.stack([of_seed[name] for of_seed in found]) for name in found[0]}
+
+
+def _inner(
+    last: Float[Tensor, "n layers width"], tokens: Float[Tensor, "layers pairs width"], seed: Training
+) -> Float[Tensor, "n layers pairs"]:
+    """Inner products of each query's last token with the training tokens, equal tokens equal in the first layer."""
+    products = torch.einsum("nlw,ltw->nlt", last, tokens)
+    products[:, 0] = products[:, 0, seed.first_alike]
+    return products
+
+
+def _compare(
+    attended: Float[Tensor, "n layers pairs"],
+    paid: Float[Tensor, "n layers pairs"],
+    paid_inputs: Float[Tensor, "n layers pairs"],
+    noise: Float[Tensor, "n layers pairs"],
+    seed: Training,
+) -> dict[str, Float[Tensor, "n layers"]]:
+    tokens = _taus(attended, [paid, noise, paid_inputs])
+    masses = [_example_masses(x, seed.example) for x in (attended, paid, noise)]
+    examples = _taus(masses[0], masses[1:])
+    return {
+        "kendall": tokens[0],
+        "kendall_random": tokens[1],
+        "kendall_input": tokens[2],
+        "kendall_example": examples[0],
+        "kendall_example_random": examples[1],
+        "topk_token": _top_recall(attended, paid, _TOP_TOKENS),
+        "topk_token_random": _top_recall(attended, noise, _TOP_TOKENS),
+        "topk_example": _top_recall(masses[0], masses[1], _TOP_EXAMPLES),
+        "topk_example_random": _top_recall(masses[0], masses[2], _TOP_EXAMPLES),
+    }
+
+
+def _taus(x: Float[Tensor, "n layers items"], ys: Sequence[Tensor]) -> list[Float[Tensor, "n layers"]]:
+    """Kendall's τ of `x` with each of `ys`."""
+    tau = kendall_tau(x.flatten(0, 1), torch.stack(list(ys), dim=2).flatten(0, 1))
+    return list(tau.view(*x.shape[:2], len(ys)).unbind(dim=-1))
+
+
+def _example_masses(
+    x: Float[Tensor, "n layers pairs"], example: Int[Tensor, "pairs"]
+) -> Float[Tensor, "n layers examples"]:
+    """Log of each demonstration's softmax mass, up to a constant, in float64.
+
+    Only ranks matter; logs do not underflow, and in float32 a small token beside a large one would vanish.
+    """
+    x = x.double()
+    count = int(example.max()) + 1
+    index = example.expand(x.shape)
+    peaks = x.new_full((*x.shape[:-1], count), -torch.inf).scatter_reduce(-1, index, x, "amax")
+    sums = torch.zeros_like(peaks).scatter_add(-1, index, (x - peaks.gather(-1, index)).exp())
+    return peaks + sums.log()
+
+
+def _top_recall(
+    x: Float[Tensor, "n layers items"], y: Float[Tensor, "n layers items"], k: int
+) -> Float[Tensor, "n layers"]:
+    """Share of the k largest of `x` that are among the k largest of `y`; NaN if there are not more than k."""
+    if x.shape[-1] <= k:
+        return x.new_full(x.shape[:-1], float("nan"))
+    top = [values.sort(dim=-1, descending=True, stable=True).indices[..., :k] for values in (x, y)]
+    among = torch.zeros_like(x, dtype=torch.bool).scatter(-1, top[1], value=True)
+    return among.gather(-1, top[0]).float().mean(dim=-1)

@@ -1,0 +1,124 @@
+"""The updates themselves: the context's against fine-tuning's (SimDual, SimΔW; docs/science.md, section 4)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import Qwen3ForCausalLM
+from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
+
+from raydual.measure.conditions import Chunk
+from raydual.metrics.similarity import cosine
+from raydual.model.attention import Part, Prefix, attend
+from raydual.model.passes import Rows, hidden_states
+from raydual.model.recording import Recorder
+from raydual.model.stacked import Stacks
+
+
+@dataclass
+class DualRecorder(Recorder):
+    """A recorder of the in-context pass that asks, at every layer, what fine-tuning would do to the same inputs.
+
+    `simdual` holds, for each layer, the cosine `[batch]` of the context's exact update λ (o_demo - o_own) with the
+    change that the fine-tuned projections `stacks` make to the attention over the query's own tokens, both of the
+    last token and after `o_proj`.
+    """
+
+    stacks: Stacks = field(default_factory=dict)
+    real: Tensor | None = None
+    simdual: list[Tensor] = field(default_factory=list)
+    tuned: tuple[Tensor, Tensor] | None = None
+    watches_inputs = True
+
+    def before_attention(self, module: nn.Module, states: Tensor, rotary: tuple[Tensor, Tensor]) -> None:
+        """Make the fine-tuned keys and values of the layer's own inputs."""
+        shape = (*states.shape[:2], -1, module.head_dim)
+        key, value = (
+            self.stacks.get((module.layer_idx, name), getattr(module, name))(states).view(shape)
+            for name in ("k_proj", "v_proj")
+        )
+        key = module.k_norm(key).transpose(1, 2)
+        _, key = apply_rotary_pos_emb(key, key, *rotary)
+        self.tuned = key, value.transpose(1, 2)
+
+    def attention(
+        self,
+        module: nn.Module,
+        query: Float[Tensor, "batch heads queries head_dim"],
+        key: Float[Tensor, "batch kv_heads keys head_dim"],
+        scaling: float,
+        own: Part,
+        demonstrations: Part | None,
+        prefix: Prefix | None,
+    ) -> None:
+        """Keep the last row of a layer's attention, and compare the two updates."""
+        super().attention(module, query, key, scaling, own, demonstrations, prefix)
+        assert demonstrations is not None, "the in-context pass has demonstrations"
+        assert self.tuned is not None, "set before the attention"
+        assert self.real is not None, "set by whoever makes the recorder"
+        last = self._at_last(query, token_axis=2)[:, :, None]
+        hidden = torch.zeros(self.real.shape, device=last.device).masked_fill(
+            ~self.real, torch.finfo(torch.float32).min
+        )
+        tuned_out = attend(last, *self.tuned, hidden[:, None, None], scaling).out[:, :, 0].float()
+        own_out = self._at_last(own.out, token_axis=2).float()
+        by_tuning = _after_o_proj(module, tuned_out - own_out)
+        by_context = _after_o_proj(module, self.context_change(own, demonstrations))
+        self.simdual.append(cosine(by_context, by_tuning))
+
+
+def _after_o_proj(module: nn.Module, change: Float[Tensor, "batch heads head_dim"]) -> Float[Tensor, "batch hidden"]:
+    weight: Tensor = module.o_proj.weight  # type: ignore[union-attr, assignment]
+    return change.flatten(1) @ weight.float().T
+
+
+def context_updates(
+    model: Qwen3ForCausalLM, inputs: Sequence[Float[Tensor, "G prefix hidden"]], real: Tensor
+) -> list[Float[Tensor, "G kv_heads head_dim head_dim"]]:
+    """ΔW_ICL of the relaxed linear attention in every layer, from the attention inputs of the demonstrations."""
+    return [_outer(layer.self_attn, {}, index, x, real) for index, (layer, x) in enumerate(_layers(model, inputs))]
+
+
+def simdw(
+    model: Qwen3ForCausalLM,
+    chunk: Chunk,
+    stacks: Stacks,
+    contexts: Sequence[Float[Tensor, "G kv_heads head_dim head_dim"]],
+) -> Float[Tensor, "G n layers"]:
+    """Cosine of ΔW_ICL with what fine-tuning changes in W_ZSL, the sum over the query's tokens; mean over heads."""
+    recorder = Recorder(("attn_in",))
+    hidden_states(model, chunk.alone, recorder=recorder)
+    groups, n = len(contexts[0]), len(chunk.index)
+    rows: Rows = chunk.alone.repeat(groups)
+    found = []
+    for index, (layer, x) in enumerate(_layers(model, recorder.layers["attn_in"])):
+        base = _outer(layer.self_attn, {}, index, x, chunk.alone.real)
+        tuned = _outer(layer.self_attn, stacks, index, x.repeat(groups, 1, 1), rows.real)
+        change = tuned.view(groups, n, *base.shape[1:]) - base
+        found.append(cosine(contexts[index][:, None].flatten(3), change.flatten(3)).nanmean(dim=-1))
+    return torch.stack(found, dim=-1)
+
+
+def _layers(model: Qwen3ForCausalLM, inputs: Sequence[Tensor]):
+    return zip(model.model.layers, inputs, strict=True)
+
+
+def _outer(
+    module: nn.Module, stacks: Stacks, index: int, x: Float[Tensor, "batch tokens hidden"], real: Tensor
+) -> Float[Tensor, "batch kv_heads head_dim head_dim"]:
+    """Σ over tokens of (W_V x) ⊗ (W_K x), per key/value head: raw projections, no norm, no rotary."""
+    value, key = (
+        _project(stacks.get((index, name), getattr(module, name)), x).view(*x.shape[:2], -1, module.head_dim)
+        for name in ("v_proj", "k_proj")
+    )
+    return torch.einsum("btkd,btke,bt->bkde", value, key, real.float())
+
+
+def _project(linear: nn.Module, x: Tensor) -> Tensor:
+    """A projection in float32, whatever the model's dtype."""
+    if isinstance(linear, nn.Linear):
+        bias = None if linear.bias is None else linear.bias.float()
+        return nn.functional.linear(x, linear.weight.float(), bias)
+    return linear(x)
