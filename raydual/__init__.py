@@ -1,1 +1,51 @@
-"""How alike are in-context learning and fine-tuning in Qwen3? Distributions over seeds, with controls."""
+"""How alike are in-context learning and fine-tuning in Qwen3? Distributions over seeds, with controls.
+
+The names below are the programmatic interface; each is loaded when it is first used, so that importing the package
+is quick.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_WHERE = {
+    "SweepConfig": "raydual.config",
+    "Finetune": "raydual.config",
+    "UserError": "raydual.errors",
+    "load_config": "raydual.loading",
+    "RunDirectory": "raydual.results",
+    "execute": "raydual.sweep",
+    "reduce_run": "raydual.reduce",
+    "write_report": "raydual.report",
+    "load_model": "raydual.model.loading",
+    "LoadedModel": "raydual.model.loading",
+    "dual_attention": "raydual.model.attention",
+    "Recorder": "raydual.model.recording",
+    "recording": "raydual.model.recording",
+    "finetune": "raydual.model.finetune",
+    "with_projections": "raydual.model.stacked",
+    "Laboratory": "raydual.measure.single",
+    "Evaluation": "raydual.measure.single",
+    "record": "raydual.measure.single",
+    "attention_weights": "raydual.measure.single",
+    "Replica": "raydual.measure.replica",
+    "CATALOGUE": "raydual.metrics.catalogue",
+    "cosine": "raydual.metrics.similarity",
+    "simaou": "raydual.metrics.similarity",
+    "simam": "raydual.metrics.similarity",
+    "norm_matched_null": "raydual.metrics.similarity",
+    "kendall_tau": "raydual.metrics.kendall",
+    "rec2ftp": "raydual.metrics.prediction",
+    "describe": "raydual.metrics.statistics",
+}
+
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'raydual' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

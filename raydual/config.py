@@ -75,7 +75,6 @@ class SeedSearch(Settings):
 
     keep: Count
     slices: Annotated[tuple[Count, ...], Field(min_length=1)] = (25, 50, 100)
-    reduction: Annotated[float, Field(strict=True, gt=1)] = 2.0
 
     @field_validator("slices")
     @classmethod

@@ -32,9 +32,7 @@ def reduce_run(run: RunDirectory) -> pa.Table:
 
 def _reduce_metric(run: RunDirectory, metric: Metric, measures: Measures, failed: Counter) -> list[Row]:
     """The rows of one metric, in order of condition, control and layer."""
-    table = run.measurement_rows().to_table(
-        columns=["control", "condition", "layer", "value"], filter=pc.field("metric") == metric.name
-    )
+    table = run.measured(["control", "condition", "layer", "value"], pc.field("metric") == metric.name)
     rows = []
     for condition in metric.conditions:
         of_condition = table.filter(pc.field("condition") == condition)

@@ -202,21 +202,30 @@ class RunDirectory:
         write_table(path, rows, MEASUREMENTS)
         return path
 
-    def measurement_rows(self) -> ds.Dataset:
-        """All measured rows, as a dataset that is read piece by piece."""
+    def measured(self, columns: list[str], rows: pc.Expression | None = None) -> pa.Table:
+        """Columns of the measured rows, all of them or those that fit an expression.
+
+        Raises
+        ------
+        UserError
+            A file of `measurements/` is damaged.
+        """
         files = sorted(str(p) for p in self.measurements.glob("*.parquet") if not p.name.startswith("."))
-        return ds.dataset(files, schema=MEASUREMENTS, format="parquet")
+        try:
+            return ds.dataset(files, schema=MEASUREMENTS, format="parquet").to_table(columns=columns, filter=rows)
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(
+                f"{self.measurements}: cannot be read ({str(error).splitlines()[0]}); remove the damaged file and "
+                "run again with --resume, which measures its seeds anew"
+            ) from None
 
     def finished(self) -> set[tuple[int, str]]:
         """The (seed, control) pairs that have been measured, or failed for their own reasons."""
-        table = self.measurement_rows().to_table(columns=["seed", "control"])
-        return _keys(table)
+        return _keys(self.measured(["seed", "control"]))
 
     def failures(self) -> list[tuple[int, str, str]]:
         """(seed, control, reason) of every seed that failed."""
-        table = self.measurement_rows().to_table(
-            columns=["seed", "control", "reason"], filter=pc.field("metric") == FAILED
-        )
+        table = self.measured(["seed", "control", "reason"], pc.field("metric") == FAILED)
         return sorted((row["seed"], row["control"], row["reason"]) for row in table.to_pylist())
 
     def summary(self) -> pa.Table:

@@ -23,8 +23,11 @@ FLOORS = (
     {"sweep", "cli"},
 )
 RAY = {"cluster"}
-NO_TORCH = """config loading results reduce report sweep tasks.prompts model.source measure.study
-metrics.kendall metrics.similarity metrics.noise metrics.prediction metrics.statistics""".split()
+NO_TORCH = [
+    *("config", "loading", "results", "reduce", "report", "sweep", "cli", "tasks.prompts", "model.source"),
+    *("measure.study", "metrics.kendall", "metrics.similarity", "metrics.noise", "metrics.prediction"),
+    "metrics.statistics",
+]
 
 
 def floor_of(module: str) -> int:

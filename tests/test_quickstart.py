@@ -47,9 +47,10 @@ def test_the_quickstart_runs_from_anywhere_and_ends_on_the_reports_path(tmp_path
     assert icl["mean"] >= max(0.85, zsl["mean"] + 0.15)
     assert ft["ci_low"] > zsl["mean"] + 0.05
     headline = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))
-    assert next(m["mean"] for m in headline["metrics"] if m["metric"] == "simaou") == summary["simaou", "icl-ft", -1][
-        "mean"
-    ]
+    assert (
+        next(m["mean"] for m in headline["metrics"] if m["metric"] == "simaou")
+        == summary["simaou", "icl-ft", -1]["mean"]
+    )
 
 
 @pytest.fixture(scope="module", params=["sst2", "sst5"])

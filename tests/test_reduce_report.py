@@ -16,7 +16,7 @@ from raydual.report import write_report
 from raydual.report.__main__ import main
 from raydual.report.console import headline_lines
 from raydual.report.words import digits_of, number
-from raydual.results import FAILED, RunDirectory, measurement_table
+from raydual.results import FAILED, MEASUREMENTS, RunDirectory, measurement_table
 
 from .synthetic import REASON, synthetic_run
 
@@ -41,7 +41,7 @@ def report_of(run: RunDirectory) -> str:
 
 
 def test_the_summary_is_what_pandas_finds(run):
-    rows = run.measurement_rows().to_table().to_pandas()
+    rows = run.measured(MEASUREMENTS.names).to_pandas()
     key = ["metric", "condition", "control", "layer"]
     groups = rows[rows.metric != FAILED].groupby(key)["value"]
     expected = groups.describe().rename(
@@ -74,7 +74,7 @@ def test_each_interval_holds_its_mean(run):
 
 
 def test_each_interval_is_drawn_on_its_own(run, tmp_path):
-    rows = [row for row in run.measurement_rows().to_table().to_pylist() if row["metric"] == "simaou"]
+    rows = [row for row in run.measured(MEASUREMENTS.names).to_pylist() if row["metric"] == "simaou"]
     other = RunDirectory(tmp_path / "twins")
     other.start(run.config())
     twins = [{**row, "metric": name} for row in rows for name in ("simaou", "simaou_raw")]

@@ -28,8 +28,8 @@ class Halving:
     """The rule by which seeds are stopped early.
 
     `slices` are the numbers of examples at which a trial reports. At each but the last, a seed goes on if it is
-    within the best share of the earlier generations that got so far; the share is such that about `keep` of all
-    seeds reach the end.
+    within the best share of the earlier generations that got so far. The share is such that of all seeds but those
+    of the first generation, which has nobody to be compared with, the same part reaches the end that is to be kept.
     """
 
     seeds: Sequence[int]

@@ -23,8 +23,11 @@ LEARNING_RATES = (0.1, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
 
 @dataclass(frozen=True)
 class Score:
-    """Shares of the validation rows: `accuracy` of the arg-max label word, `greedy` of the arg-max token over the
-    vocabulary being the gold label word, `label_word` of that token being any label word, and `predicted` per label."""
+    """Shares of the validation rows.
+
+    `accuracy`: the arg-max label word is the gold one; `greedy`: the arg-max token of the whole vocabulary is;
+    `label_word`: that token is any of the task's label words; `predicted[label]`: the arg-max label word is this one.
+    """
 
     accuracy: float
     greedy: float
@@ -98,8 +101,8 @@ class Evaluator:
             if cache is not None:
                 past = copy.deepcopy(cache)
                 past.batch_repeat_interleave(len(rows))
-            ids = torch.tensor([queries[row] for row in rows])
-            logits[rows] = self.model(ids, past_key_values=past, logits_to_keep=1).logits[:, -1].float()
+            batch = torch.tensor([queries[row] for row in rows])
+            logits[rows] = self.model(batch, past_key_values=past, logits_to_keep=1).logits[:, -1].float()
         return logits
 
     def _score(self, logits: Tensor) -> Score:

@@ -84,26 +84,14 @@ class ReviewPool:
 
 def draw_reading(rng: Random, shares: ReadingShares) -> Reading:
     """A reading, with the configured shares."""
-    if rng.random() < shares.sst2:
-        kind = _pick(
-            rng,
-            {
-                "true": shares.sst2_true,
-                "lenient": shares.sst2_lenient,
-                "gushing": shares.sst2_gushing,
-                "flipped": shares.sst2_flipped,
-            },
-        )
-        return sst2_reading(kind)
-    kind = _pick(
-        rng,
-        {
-            "true": shares.sst5_true,
-            "coarse": shares.sst5_coarse,
-            "reversed": shares.sst5_reversed,
-        },
-    )
-    return sst5_reading(kind)
+    sst2 = {
+        "true": shares.sst2_true,
+        "lenient": shares.sst2_lenient,
+        "gushing": shares.sst2_gushing,
+        "flipped": shares.sst2_flipped,
+    }
+    sst5 = {"true": shares.sst5_true, "coarse": shares.sst5_coarse, "reversed": shares.sst5_reversed}
+    return sst2_reading(_pick(rng, sst2)) if rng.random() < shares.sst2 else sst5_reading(_pick(rng, sst5))
 
 
 class SequenceMaker:

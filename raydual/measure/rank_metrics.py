@@ -48,8 +48,8 @@ def training_tokens(sets: Sequence[DemonstrationSet], tuned: Tuned) -> list[Trai
 def _training_tokens(group: int, demonstrations: DemonstrationSet, tuned: Tuned) -> Training:
     device = tuned.losses.device
     fields: dict[str, list[Tensor]] = {name: [] for name in TRAINING_FIELDS}
-    for example, recorded in enumerate(tuned.recordings):
-        tokens = demonstrations.token_index[demonstrations.example_index == example]
+    for place, recorded in enumerate(tuned.recordings):
+        tokens = demonstrations.token_index[demonstrations.example_index == place]
         for name, parts in fields.items():
             parts.append(recorded[name][group][:, torch.as_tensor(tokens, device=device)])
     ids = demonstrations.prefix[demonstrations.prefix_index]

@@ -96,7 +96,8 @@ class Replica:
             if not bool(tuned.finite[group]):
                 rows.append(failure_row(seed, f"fine-tuning diverged at learning rate {settings.learning_rate:g}"))
                 continue
-            rows += prediction_rows(seed, *(predictions[name][group] for name in ("zsl", "icl", "ft")), labels)
+            zsl, icl, ft = (predictions[name][group] for name in ("zsl", "icl", "ft"))
+            rows += prediction_rows(seed, zsl, icl, ft, labels)
             of_seed = {key: found[group] for key, found in values.items()}
             for (metric, condition), found in self._with_null(seed, of_seed).items():
                 rows += layer_rows(seed, metric, condition, found)

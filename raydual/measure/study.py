@@ -1,5 +1,6 @@
 """A sweep and its data together: what every worker needs to make prompts. Loads no torch."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,7 +53,7 @@ def prepare_study(config: SweepConfig) -> Study:
     if study.source.directory is not None:
         study.source.weights_directory()
     tokenizer = study.source.tokenizer()
-    limit = model.get("max_position_embeddings", 0)
+    limit = model.get("max_position_embeddings", math.inf)
     after = max(
         study.queries(tokenizer, which).longest
         for which in ("selection", "measured")

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import Qwen3ForCausalLM
-from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, apply_rotary_pos_emb
 
 from raydual.measure.conditions import Chunk
 from raydual.metrics.similarity import cosine
@@ -32,7 +32,12 @@ class DualRecorder(Recorder):
     tuned: tuple[Tensor, Tensor] | None = None
     watches_inputs = True
 
-    def before_attention(self, module: nn.Module, states: Tensor, rotary: tuple[Tensor, Tensor]) -> None:
+    def before_attention(
+        self,
+        module: Qwen3Attention,  # type: ignore[override]
+        states: Tensor,
+        rotary: tuple[Tensor, Tensor],
+    ) -> None:
         """Make the fine-tuned keys and values of the layer's own inputs."""
         shape = (*states.shape[:2], -1, module.head_dim)
         key, value = (
@@ -106,7 +111,7 @@ def _layers(model: Qwen3ForCausalLM, inputs: Sequence[Tensor]):
 
 
 def _outer(
-    module: nn.Module, stacks: Stacks, index: int, x: Float[Tensor, "batch tokens hidden"], real: Tensor
+    module: Qwen3Attention, stacks: Stacks, index: int, x: Float[Tensor, "batch tokens hidden"], real: Tensor
 ) -> Float[Tensor, "batch kv_heads head_dim head_dim"]:
     """Σ over tokens of (W_V x) ⊗ (W_K x), per key/value head: raw projections, no norm, no rotary."""
     value, key = (

@@ -63,4 +63,5 @@ def load_model(
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
-    return LoadedModel(model.to(device=chosen).eval().requires_grad_(False), source.tokenizer(), source)
+    model.to(chosen)  # type: ignore[arg-type]  # its decorator hides the signature
+    return LoadedModel(model.eval().requires_grad_(False), source.tokenizer(), source)

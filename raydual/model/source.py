@@ -58,6 +58,8 @@ class ModelSource:
             config = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"model: {path} is not valid JSON: {error}") from None
+        if not isinstance(config, dict):
+            raise UserError(f"model: {path} is not a model's config: it is a {type(config).__name__}, not a mapping")
         kind = config.get("model_type")
         if kind != "qwen3":
             raise UserError(f"model: {self.name} is of type {kind!r}; raydual measures dense 'qwen3' models only")

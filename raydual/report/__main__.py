@@ -5,8 +5,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
-
 from raydual.errors import UserError, exit_on_user_error
 from raydual.reduce import reduce_run
 from raydual.report import write_report
@@ -24,10 +22,7 @@ def _again(path: Path) -> None:
     run = RunDirectory(path)
     if not run.config_file.is_file():
         raise UserError(f"{path}: not a run directory, it holds no config.yaml")
-    try:
-        reduce_run(run)
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
+    reduce_run(run)
     print(write_report(run))
 
 

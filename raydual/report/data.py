@@ -50,9 +50,7 @@ class RunData:
     def seed_values(self) -> dict[Key, np.ndarray]:
         """The overall value of every seed, by (metric, condition)."""
         overall = (pc.field("layer") == OVERALL) & (pc.field("control") == NO_CONTROL)
-        table = self.run.measurement_rows().to_table(
-            columns=["seed", "metric", "condition", "value"], filter=overall
-        ).sort_by("seed")  # fmt: skip
+        table = self.run.measured(["seed", "metric", "condition", "value"], overall).sort_by("seed")
         values: dict[Key, list[float]] = {}
         for row in table.to_pylist():
             values.setdefault((row["metric"], row["condition"]), []).append(row["value"])

@@ -165,7 +165,7 @@ def _read_hub(task: Task) -> tuple[Table, Table, str]:
         except Exception as error:  # the hub's client raises many kinds, none of which a user can act on
             raise UserError(
                 f"data: cannot load the split {split!r} of {hub.id!r} from the Hugging Face hub "
-                f"({type(error).__name__}: {str(error).splitlines()[0]}); connect to the hub, or set `data` to "
+                f"({type(error).__name__}: {str(error).partition(chr(10))[0]}); connect to the hub, or set `data` to "
                 "a local CSV, JSONL or Parquet file (or to `embedded`)"
             ) from None
         tables.append((rows.data.table, f"{hub.id}, {split}"))
@@ -175,6 +175,8 @@ def _read_hub(task: Task) -> tuple[Table, Table, str]:
 def _examples(table: pa.Table, task: Task, where: str) -> Examples:
     """The rows of a table as filled templates and label ids."""
     for column in (*task.columns.values(), task.label_column):
+        if table.column_names.count(column) > 1:
+            raise UserError(f"data: {where} has more than one column {column!r}; rename all but one")
         if column not in table.column_names:
             raise UserError(f"data: {where} has no column {column!r}; it has {', '.join(table.column_names)}")
     columns = {field: _texts(table[name], name, where) for field, name in task.columns.items()}

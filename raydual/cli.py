@@ -1,0 +1,133 @@
+"""`raydual …`: one thing at a time, on one seed, without Ray."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from raydual.config import Finetune, SweepConfig
+from raydual.errors import UserError, exit_on_user_error
+from raydual.loading import load_config
+from raydual.results import RunDirectory
+from raydual.sweep import SWEEPS
+
+METRICS = {
+    "rec2ftp": ("rec2ftp", "rec2ftp_both", "rec2ftp_ft", "reverse_recall", "jaccard", "agreement", "kappa"),
+    "simaou": ("simaou", "simaou_norm_matched", "simaou_random", "simaou_raw", "simdual", "simdw"),
+    "simam": ("simam", "delta_simam", "simam_softmax", "delta_simam_softmax"),
+    "kendall": (
+        "kendall", "kendall_random", "kendall_input", "kendall_example", "kendall_example_random", "topk_token",
+        "topk_token_random", "topk_example", "topk_example_random",
+    ),
+}  # fmt: skip
+"""The metrics that each command prints."""
+
+_HELP = {
+    "select": "in-context accuracy of every seed on the selection examples, best first",
+    "finetune-eval": "zero-shot, in-context and fine-tuned accuracy of a seed",
+    "rec2ftp": "recall to fine-tuning predictions of a seed, with its counts, and what goes with it",
+    "simaou": "similarity of attention output updates of a seed, by layer, with its nulls",
+    "simam": "similarity of attention maps of a seed, by layer, with the zero-shot baseline",
+    "kendall": "rank correlations of attention to the demonstrations of a seed, by layer, with their baselines",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="raydual", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in _HELP.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument(
+            "config", nargs="?", type=Path, metavar="CONFIG", default=SWEEPS / "quickstart.yaml",
+            help="a sweep file, or a run directory: then with the fine-tuning settings that its search chose "
+            "(default: the quickstart)",
+        )  # fmt: skip
+        command.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="change one setting"
+        )
+        if name != "select":
+            command.add_argument("--seed", type=int, default=0, help="which demonstrations (default: 0)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    args = parser().parse_args(arguments)
+    commands: dict[str, Callable[[argparse.Namespace], None]] = {"select": _select, "finetune-eval": _finetune_eval}
+    return exit_on_user_error(lambda: commands.get(args.command, _metrics)(args))
+
+
+def _laboratory(args: argparse.Namespace) -> Any:
+    """The study at CONFIG, with its fine-tuning settings."""
+    config, settings = read_study(args.config, args.overrides)
+    if getattr(args, "seed", 0) < 0:
+        raise UserError(f"--seed {args.seed}: a seed is 0 or greater")
+    from raydual.measure.single import Laboratory
+
+    print(
+        f"model {config.model} ({config.dtype}), task {config.task.name}, {config.demonstrations} demonstrations; "
+        f"fine-tuning: {settings.optimizer}, learning rate {settings.learning_rate:g}",
+        flush=True,
+    )
+    return Laboratory(config, settings)
+
+
+def read_study(path: Path, overrides: Sequence[str]) -> tuple[SweepConfig, Finetune]:
+    """A sweep and its fine-tuning settings, from a sweep file or a run directory."""
+    if not path.is_dir():
+        config = load_config(path, overrides)
+        return config, config.finetune
+    run = RunDirectory(path)
+    if not run.config_file.is_file():
+        raise UserError(f"{path}: not a run directory, it holds no config.yaml")
+    config = load_config(run.config_file, overrides)
+    tried = run.finetune_search()
+    if tried is None or any(override.startswith("finetune") for override in overrides):
+        return config, config.finetune
+    best = next(row for row in tried.to_pylist() if row["chosen"])
+    chosen = {name: best[name] for name in ("optimizer", "learning_rate", "epochs")}
+    return config, config.finetune.model_copy(update=chosen)
+
+
+def _select(args: argparse.Namespace) -> None:
+    laboratory = _laboratory(args)
+    if not laboratory.study.dataset.selection.queries:
+        raise UserError("split.selection is 0: there are no examples to select seeds on")
+    scores = []
+    for seed, accuracy in laboratory.select():
+        scores.append((seed, accuracy))
+        print(f"\r{len(scores)} of {len(laboratory.study.config.seeds)} seeds", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    for seed, accuracy in sorted(scores, key=lambda score: (-score[1], score[0])):
+        print(f"seed {seed:>6}   in-context accuracy {accuracy:.3f}")
+
+
+def _finetune_eval(args: argparse.Namespace) -> None:
+    found = _laboratory(args).evaluate(args.seed)
+    print(f"{'':12}{'label words':>12}{'greedy':>9}   ({found.examples} examples)")
+    for name in ("zero_shot", "in_context", "finetuned"):
+        print(f"{name:<12}{getattr(found, name):>12.4f}{getattr(found, name + '_greedy'):>9.4f}")
+
+
+def _metrics(args: argparse.Namespace) -> None:
+    from raydual.metrics.catalogue import CATALOGUE, OVERALL
+
+    rows = [row for row in _laboratory(args).measure(args.seed) if row["metric"] in METRICS[args.command]]
+    layers = sorted({row["layer"] for row in rows if row["layer"] != OVERALL})
+    for name in METRICS[args.command]:
+        for condition in CATALOGUE[name].conditions:
+            found = {row["layer"]: row for row in rows if (row["metric"], row["condition"]) == (name, condition)}
+            label = f"{CATALOGUE[name].label}, {condition}"
+            print(f"{label:<52}{_number(found[OVERALL])}" + "".join(_number(found[i]) for i in layers if i in found))
+    if layers:
+        print(f"{'':<52}{'overall':>9}" + "".join(f"{'layer ' + str(i):>9}" for i in layers))
+
+
+def _number(row: dict[str, Any]) -> str:
+    return f"{'-' if row['value'] != row['value'] else format(row['value'], '.4f'):>9}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

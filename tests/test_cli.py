@@ -1,0 +1,150 @@
+"""The commands on one seed, and the programmatic interface: the numbers of the sweep, without Ray."""
+
+import csv
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+
+import raydual
+from raydual.cli import METRICS, main
+from raydual.measure.replica import Replica
+from raydual.measure.single import Laboratory
+from raydual.metrics.catalogue import CATALOGUE
+from raydual.results import FINETUNE_SEARCH, RunDirectory
+
+from .test_sweep import settings
+from .tiny import save_tiny, tiny_examples
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """A sweep file on a tiny model, without a search."""
+    folder = tmp_path_factory.mktemp("cli")
+    with (folder / "reviews.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["text", "label"], *tiny_examples(150)])
+    inputs = (save_tiny(folder / "model"), folder / "reviews.csv")
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(settings(inputs, search={}, finetune={"learning_rate": 0.2}, seeds=4)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def measured(sweep):
+    """What a replica gives for three seeds together, as in a sweep."""
+    laboratory = Laboratory(raydual.load_config(sweep))
+    replica = Replica(laboratory.loaded, laboratory.queries, laboratory.study.config)
+    return replica.measure([laboratory.demonstrations(seed) for seed in (0, 1, 2)])
+
+
+@pytest.mark.parametrize("command", METRICS)
+def test_a_metric_command_prints_the_sweeps_numbers(sweep, measured, command, capsys):
+    assert main([command, str(sweep), "--seed", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    printed = 0
+    for row in measured:
+        if row["seed"] == 2 and row["metric"] in METRICS[command] and row["layer"] == -1:
+            label = f"{CATALOGUE[row['metric']].label}, {row['condition']} "
+            line = next(line for line in lines if line.startswith(label))
+            shown = line[52:61].strip()
+            if np.isnan(row["value"]):
+                assert shown == "-"
+            else:
+                assert float(shown) == pytest.approx(row["value"], abs=2e-4)
+            printed += 1
+    assert printed == sum(len(CATALOGUE[name].conditions) for name in METRICS[command])
+
+
+def test_every_metric_has_a_command():
+    told = {name for names in METRICS.values() for name in names}
+    assert set(CATALOGUE) - told == {"accuracy", "greedy_accuracy", "update_norm", "lambda"}
+
+
+def test_evaluation_is_the_sweeps(sweep, measured, capsys):
+    assert main(["finetune-eval", str(sweep), "--seed", "1"]) == 0
+    printed = dict(re.findall(r"^(\w+) +(\d\.\d+)", capsys.readouterr().out, re.MULTILINE))
+    for name, condition in (("zero_shot", "zsl"), ("in_context", "icl"), ("finetuned", "ft")):
+        value = next(
+            r["value"] for r in measured if (r["seed"], r["metric"], r["condition"]) == (1, "accuracy", condition)
+        )
+        assert float(printed[name]) == pytest.approx(value, abs=1e-4)
+
+
+def test_selection_lists_every_seed_best_first(sweep, capsys):
+    assert main(["select", str(sweep)]) == 0
+    found = re.findall(r"seed +(\d+) +in-context accuracy (\S+)", capsys.readouterr().out)
+    assert sorted(int(seed) for seed, _ in found) == [0, 1, 2, 3]
+    accuracies = [float(accuracy) for _, accuracy in found]
+    assert accuracies == sorted(accuracies, reverse=True)
+
+
+def test_a_run_directory_brings_the_settings_that_its_search_chose(sweep, tmp_path, capsys):
+    config = raydual.load_config(sweep, ["search.finetune={learning_rate: [0.01, 0.3]}"])
+    run = RunDirectory(tmp_path / "run")
+    run.start(config)
+    row = {"optimizer": "sgd", "epochs": 1, "accuracy": 0.5, "greedy_accuracy": 0.5, "loss": 1.0, "diverged": 0}
+    rows = [{**row, "learning_rate": rate, "chosen": rate == 0.3} for rate in (0.01, 0.3)]
+    pq.write_table(pa.Table.from_pylist(rows, FINETUNE_SEARCH), run.search / "finetune.parquet")
+    assert main(["rec2ftp", str(run.path)]) == 0
+    assert "learning rate 0.3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["simaou", "nowhere.yaml"], "nowhere.yaml: cannot read the sweep file"),
+        (["simaou", "--seed", "-1"], "--seed -1: a seed is 0 or greater"),
+        (["simaou", "--set", "demonstrations=1000"], "the context of embedded holds"),
+        (["simaou", "--set", "finetune.learning_rate=1e42"], "seed 0: fine-tuning diverged"),
+        (["select", "--set", "search={}", "--set", "split.selection=0"], "there are no examples to select seeds on"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(arguments, message, capsys):
+    assert main(arguments) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1
+    assert message in errors[0]
+
+
+def test_help_loads_no_torch():
+    probe = (
+        "import sys, raydual, raydual.cli\n"
+        "try: raydual.cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'ray', 'transformers'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "finetune-eval" in done.stdout
+
+
+def test_every_name_of_the_interface_is_there():
+    assert all(getattr(raydual, name) is not None for name in raydual.__all__)
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = raydual.nonsense
+
+
+def test_recordings_of_single_prompts(sweep):
+    loaded = Laboratory(raydual.load_config(sweep)).loaded
+    prompts = ["Sentence: dull film Label:", "Sentence: a lovely story Label:"]
+    found = raydual.record(loaded, prompts, ("hidden", "query", "scores_query"))
+    layers, heads = 3, 6
+    for index, prompt in enumerate(prompts):
+        ids = loaded.tokenizer.encode(prompt, add_special_tokens=False).ids
+        assert found["scores_query"][index].shape == (layers, heads, len(ids))
+        with torch.no_grad():
+            expected = loaded.model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+        np.testing.assert_allclose(found["hidden"][index][0], expected[1][0, -1], rtol=1e-4, atol=1e-5)
+    weights = raydual.attention_weights(loaded, prompts)
+    np.testing.assert_allclose(weights[0].sum(axis=-1), 1, rtol=1e-5)
+    raw = raydual.attention_weights(loaded, prompts, softmax=False)
+    np.testing.assert_allclose(raw[1], found["scores_query"][1])
+    after = raydual.record(loaded, [" " + prompts[0]], ("context_mass",), context="Sentence: fine Label: positive")
+    assert after["context_mass"][0].shape == (layers, heads)
+    assert np.all((after["context_mass"][0] > 0) & (after["context_mass"][0] < 1))
