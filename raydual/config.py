@@ -10,7 +10,7 @@ from raydual.tasks.task import Name, Task, builtin_tasks
 
 Count = Annotated[int, Field(strict=True, gt=0)]
 Index = Annotated[int, Field(strict=True, ge=0)]
-Rate = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(strict=True, gt=0, le=1e38, allow_inf_nan=False)]
 Weight = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
 

@@ -101,7 +101,7 @@ def test_a_run_directory_brings_the_settings_that_its_search_chose(sweep, tmp_pa
         (["simaou", "nowhere.yaml"], "nowhere.yaml: cannot read the sweep file"),
         (["simaou", "--seed", "-1"], "--seed -1: a seed is 0 or greater"),
         (["simaou", "--set", "demonstrations=1000"], "the context of embedded holds"),
-        (["simaou", "--set", "finetune.learning_rate=1e42"], "seed 0: fine-tuning diverged"),
+        (["simaou", "--set", "finetune.learning_rate=1e42"], "finetune.learning_rate: input should be less than"),
         (["select", "--set", "search={}", "--set", "split.selection=0"], "there are no examples to select seeds on"),
     ],
 )
@@ -110,6 +110,11 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, message, capsys):
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1
     assert message in errors[0]
+
+
+def test_a_seed_that_diverges_says_so(sweep, capsys):
+    assert main(["simaou", str(sweep), "--set", "finetune.learning_rate=1e38"]) == 2
+    assert capsys.readouterr().err == "error: seed 0: fine-tuning diverged at learning rate 1e+38\n"
 
 
 def test_help_loads_no_torch():
