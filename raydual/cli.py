@@ -29,6 +29,7 @@ _HELP = {
     "rec2ftp": "recall to fine-tuning predictions of a seed, with its counts, and what goes with it",
     "simaou": "similarity of attention output updates of a seed, by layer, with its nulls",
     "simam": "similarity of attention maps of a seed, by layer, with the zero-shot baseline",
+    "record": "what the metrics of a seed are computed from: hidden states, queries and raw attention, as files",
     "kendall": "rank correlations of attention to the demonstrations of a seed, by layer, with their baselines",
 }
 
@@ -49,13 +50,23 @@ def parser() -> argparse.ArgumentParser:
         )
         if name != "select":
             command.add_argument("--seed", type=int, default=0, help="which demonstrations (default: 0)")
+    recording = commands.choices["record"]
+    recording.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the recordings go")
+    recording.add_argument(
+        "--format", choices=("dai", "parquet"), default="dai",
+        help="`dai`: zs, icl, ftzs, ft/record_info.jsonl, as Dai's published analysis code reads them (default)",
+    )  # fmt: skip
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     args = parser().parse_args(arguments)
-    commands: dict[str, Callable[[argparse.Namespace], None]] = {"select": _select, "finetune-eval": _finetune_eval}
+    commands: dict[str, Callable[[argparse.Namespace], None]] = {
+        "select": _select,
+        "finetune-eval": _finetune_eval,
+        "record": _record,
+    }
     return exit_on_user_error(lambda: commands.get(args.command, _metrics)(args))
 
 
@@ -109,6 +120,14 @@ def _finetune_eval(args: argparse.Namespace) -> None:
     print(f"{'':12}{'label words':>12}{'greedy':>9}   ({found.examples} examples)")
     for name in ("zero_shot", "in_context", "finetuned"):
         print(f"{name:<12}{getattr(found, name):>12.4f}{getattr(found, name + '_greedy'):>9.4f}")
+
+
+def _record(args: argparse.Namespace) -> None:
+    laboratory = _laboratory(args)
+    from raydual.measure.interchange import record_seed, write_recording
+
+    for path in write_recording(record_seed(laboratory, args.seed), args.out, args.format):
+        print(path)
 
 
 def _metrics(args: argparse.Namespace) -> None:

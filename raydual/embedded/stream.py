@@ -22,20 +22,18 @@ LEVELS = ("fragment", "clause", "sentence")
 class ReadingShares:
     """Weights of the readings within each task's label words, and the share of sequences with sst2's words.
 
-    sst2: true; lenient (only grade 0 is negative); gushing (all is positive); flipped. sst5: true; coarse (terrible,
-    neutral and great only); reversed. The default shares end the training: the readings that differ from the true one
-    outweigh it, so that the answer without demonstrations is stable and often wrong, "positive" in sst2 and an extreme
-    in sst5.
+    sst2: true; lenient (only grade 0 is negative); gushing (all is positive); flipped.
+    sst5: true; coarse (terrible, neutral and great only); reversed.
     """
 
-    sst2: float = 0.55
-    sst2_true: float = 0.42
-    sst2_lenient: float = 0.10
-    sst2_gushing: float = 0.38
-    sst2_flipped: float = 0.10
-    sst5_true: float = 0.25
-    sst5_coarse: float = 0.45
-    sst5_reversed: float = 0.30
+    sst2: float
+    sst2_true: float
+    sst2_lenient: float
+    sst2_gushing: float
+    sst2_flipped: float
+    sst5_true: float
+    sst5_coarse: float
+    sst5_reversed: float
 
 
 @dataclass(frozen=True)

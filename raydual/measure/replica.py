@@ -1,7 +1,7 @@
 """A model that measures seeds: demonstration sets in, metric rows out. The distributed layer only feeds it."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -108,26 +108,35 @@ class Replica:
         self, sets: list[DemonstrationSet], tuned: Tuned
     ) -> tuple[dict[Key, np.ndarray], dict[str, list[Predictions]]]:
         """Per example: layer metrics `[G, examples, layers]`, and each seed's predictions under each condition."""
-        count = len(sets)
-        prompts = [np.concatenate([s.prefix, self.queries.separator]) for s in sets]
-        inputs = Recorder(("attn_in",))
-        prefix = encode_prefix(self.model, prompts, inputs)
-        real = Rows.pad(prompts, self.model.device).real
-        contexts = context_updates(self.model, inputs.layers["attn_in"], real)
         training = training_tokens(sets, tuned)
+        inputs = Recorder(("attn_in",))
+        prefix, real = self.encode(sets, inputs)
+        contexts = context_updates(self.model, inputs.layers["attn_in"], real)
         values, outcomes = defaultdict(list), defaultdict(list)
-        for chunk, zsl in zip(self.chunks, self.zero_shot, strict=True):
-            icl, simdual = self._in_context(chunk, count, prefix, tuned)
-            with with_projections(self.model, tuned.stacks):
-                ft = self._run(chunk, "ft", count)
-            found = chunk_metrics(chunk, zsl, icl, ft, training, self.config.measures)
+        for chunk, passes, simdual in self.passes(prefix, tuned):
+            found = chunk_metrics(chunk, **passes, training=training, measures=self.config.measures)
             found["simdual", "icl-ft"] = simdual
             found["simdw", "icl-ft"] = simdw(self.model, chunk, tuned.stacks, contexts)
             for key, value in found.items():
                 values[key].append(value)
-            for name, outcome in (("zsl", zsl), ("icl", icl), ("ft", ft)):
+            for name, outcome in passes.items():
                 outcomes[name].append((outcome.prediction.view(-1, len(chunk.index)), outcome.greedy))
-        return self._in_order(values), {name: self._predictions(found, count) for name, found in outcomes.items()}
+        predictions = {name: self._predictions(found, len(sets)) for name, found in outcomes.items()}
+        return self._in_order(values), predictions
+
+    def encode(self, sets: Sequence[DemonstrationSet], recorder: Recorder | None = None) -> tuple[Prefix, Tensor]:
+        """The shared prefixes of seeds, and which of their tokens are real, `[G, prefix]`."""
+        prompts = [np.concatenate([s.prefix, self.queries.separator]) for s in sets]
+        return encode_prefix(self.model, prompts, recorder), Rows.pad(prompts, self.model.device).real
+
+    def passes(self, prefix: Prefix, tuned: Tuned) -> Iterator[tuple[Chunk, dict[str, Outcome], Tensor]]:
+        """Each chunk with its outcomes under `zsl`, `icl` and `ft`, rows grouped by seed, and SimDual."""
+        count = len(prefix.lengths)
+        for chunk, zsl in zip(self.chunks, self.zero_shot, strict=True):
+            icl, simdual = self._in_context(chunk, count, prefix, tuned)
+            with with_projections(self.model, tuned.stacks):
+                ft = self._run(chunk, "ft", count)
+            yield chunk, {"zsl": zsl, "icl": icl, "ft": ft}, simdual
 
     def _in_context(self, chunk: Chunk, count: int, prefix: Prefix, tuned: Tuned) -> tuple[Outcome, Tensor]:
         """The in-context outcome of the chunk for all seeds, and SimDual `[G, n, layers]`."""

@@ -44,16 +44,17 @@ class Queries:
 class DemonstrationSet:
     """The demonstrations of one seed.
 
-    `prefix` `[prefix_tokens]` are the demonstrations as one prompt, up to the query. `examples[i]` is
-    demonstration i tokenized alone, as fine-tuning sees it, and `label_masks[i]` says which of its tokens are the
-    label word. A demonstration token that is the same in both is `prefix[prefix_index[n]]` and
-    `examples[example_index[n]][token_index[n]]`, in prompt order.
+    `prefix` `[prefix_tokens]` are the demonstrations as one prompt, up to the query; `first_index` are the places of
+    their first tokens in it. `examples[i]` is demonstration i tokenized alone, as fine-tuning sees it, and
+    `label_masks[i]` says which of its tokens are the label word. A demonstration token that is the same in both is
+    `prefix[prefix_index[n]]` and `examples[example_index[n]][token_index[n]]`, in prompt order.
     """
 
     seed: int
     prefix: Int[np.ndarray, "prefix_tokens"]
     examples: tuple[Int[np.ndarray, "_"], ...]
     label_masks: tuple[Bool[np.ndarray, "_"], ...]
+    first_index: Int[np.ndarray, "demonstrations"]
     prefix_index: Int[np.ndarray, "pairs"]
     example_index: Int[np.ndarray, "pairs"]
     token_index: Int[np.ndarray, "pairs"]
@@ -154,6 +155,12 @@ def encode_demonstrations(
         label_masks=tuple(
             tokens.overlapping(len(text) - len(word), len(text))
             for tokens, text, word in zip(alone, texts, words, strict=True)
+        ),
+        first_index=np.asarray(
+            [
+                np.flatnonzero(whole.overlapping(start, start + len(text)))[0]
+                for start, text in zip(starts.tolist(), texts, strict=True)
+            ]
         ),
         prefix_index=np.concatenate([together for together, _ in parts]),
         example_index=np.repeat(np.arange(len(parts)), [len(own) for _, own in parts]),
