@@ -26,6 +26,9 @@ _WHERE = {
     "Laboratory": "raydual.measure.single",
     "Evaluation": "raydual.measure.single",
     "record": "raydual.measure.single",
+    "record_seed": "raydual.measure.interchange",
+    "verify_dual": "raydual.measure.dual",
+    "linear_attention_model": "raydual.model.linear",
     "attention_weights": "raydual.measure.single",
     "Replica": "raydual.measure.replica",
     "CATALOGUE": "raydual.metrics.catalogue",
@@ -35,6 +38,7 @@ _WHERE = {
     "norm_matched_null": "raydual.metrics.similarity",
     "kendall_tau": "raydual.metrics.kendall",
     "rec2ftp": "raydual.metrics.prediction",
+    "kappa": "raydual.metrics.prediction",
     "describe": "raydual.metrics.statistics",
 }
 

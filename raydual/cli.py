@@ -29,6 +29,7 @@ _HELP = {
     "rec2ftp": "recall to fine-tuning predictions of a seed, with its counts, and what goes with it",
     "simaou": "similarity of attention output updates of a seed, by layer, with its nulls",
     "simam": "similarity of attention maps of a seed, by layer, with the zero-shot baseline",
+    "dual": "the dual form of attention, verified on the model's own weights and activations, in every layer",
     "record": "what the metrics of a seed are computed from: hidden states, queries and raw attention, as files",
     "kendall": "rank correlations of attention to the demonstrations of a seed, by layer, with their baselines",
 }
@@ -50,6 +51,9 @@ def parser() -> argparse.ArgumentParser:
         )
         if name != "select":
             command.add_argument("--seed", type=int, default=0, help="which demonstrations (default: 0)")
+    commands.choices["dual"].add_argument(
+        "--precision", choices=("float32", "float64"), default="float64", help="of the verification (default: float64)"
+    )
     recording = commands.choices["record"]
     recording.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the recordings go")
     recording.add_argument(
@@ -65,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands: dict[str, Callable[[argparse.Namespace], None]] = {
         "select": _select,
         "finetune-eval": _finetune_eval,
+        "dual": _dual,
         "record": _record,
     }
     return exit_on_user_error(lambda: commands.get(args.command, _metrics)(args))
@@ -120,6 +125,25 @@ def _finetune_eval(args: argparse.Namespace) -> None:
     print(f"{'':12}{'label words':>12}{'greedy':>9}   ({found.examples} examples)")
     for name in ("zero_shot", "in_context", "finetuned"):
         print(f"{name:<12}{getattr(found, name):>12.4f}{getattr(found, name + '_greedy'):>9.4f}")
+
+
+def _dual(args: argparse.Namespace) -> None:
+    laboratory = _laboratory(args)
+    import numpy as np
+    import torch
+
+    from raydual.measure.dual import dual_lines, verify_dual
+
+    queries = laboratory.queries
+    prefix = np.concatenate([laboratory.demonstrations(args.seed).prefix, queries.separator])
+    dtype = getattr(torch, args.precision)
+    report = verify_dual(laboratory.loaded.model, prefix, queries.in_context[0], dtype)
+    for line in dual_lines(report):
+        print(line)
+    if not report.holds:
+        raise UserError(
+            f"seed {args.seed}: the dual form does not hold within {report.tolerance:g}; see the table above"
+        )
 
 
 def _record(args: argparse.Namespace) -> None:

@@ -8,6 +8,8 @@ from jaxtyping import install_import_hook
 
 _CHECKED = ("raydual.metrics", "raydual.model", "raydual.measure", "raydual.tasks")
 with install_import_hook(_CHECKED, "beartype.beartype"):
+    import raydual.measure.dual
+    import raydual.measure.interchange
     import raydual.measure.replica
     import raydual.measure.scoring
     import raydual.metrics.kendall

@@ -117,6 +117,14 @@ def test_a_seed_that_diverges_says_so(sweep, capsys):
     assert capsys.readouterr().err == "error: seed 0: fine-tuning diverged at learning rate 1e+38\n"
 
 
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_the_dual_form_is_verified_from_the_command_line(sweep, precision, capsys):
+    assert main(["dual", str(sweep), "--seed", "1", "--precision", precision]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) >= 3 + 3
+    assert "hold" in lines[-1]
+
+
 def test_help_loads_no_torch():
     probe = (
         "import sys, raydual, raydual.cli\n"

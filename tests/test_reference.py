@@ -11,11 +11,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from raydual.metrics.catalogue import CATALOGUE
 
-from .reference import metrics
+from .reference import agreement, dual, metrics, ranks
 from .reference.finetune import FinetuneSettings, finetune
 from .reference.forward import label_scores, record, softmax
 from .reference.prompts import TaskSettings, Tokens, aligned, demonstration, filled, in_context, tokenize
-from .reference.seed import OVERALL, MeasureSettings, measure_seed, record_seed, values_of
+from .reference.seed import (
+    OVERALL,
+    MeasureSettings,
+    context_weights,
+    measure_seed,
+    record_seed,
+    training_vectors,
+    values_of,
+)
 from .tiny import LABELS, label_ids, save_tiny, tiny_examples, tiny_model, tiny_tokenizer
 
 TASK = TaskSettings(label_words=LABELS)
@@ -161,9 +169,108 @@ def test_rec2ftp_reads_the_three_columns():
     assert math.isnan(metrics.rec2ftp([True], [True], [True])[0])
 
 
+def test_recall_the_other_way_round_and_changed_predictions():
+    zsl, icl, ft = [False, False, False, True], [True, True, True, True], [True, False, False, False]
+    assert agreement.reverse_recall(zsl, icl, ft) == pytest.approx(100 / 3)
+    assert agreement.reverse_recall(zsl, ft, icl) == metrics.rec2ftp(zsl, icl, ft)[0] == 100
+    assert math.isnan(agreement.reverse_recall([True], [True], [False]))
+    assert agreement.jaccard([0, 0, 1, 2], [1, 1, 1, 0], [0, 2, 1, 1]) == pytest.approx(2 / 3)
+    assert math.isnan(agreement.jaccard([0, 1], [0, 1], [0, 1]))
+
+
+def test_kappa_is_agreement_beyond_chance():
+    icl, ft = [0, 0, 1, 1], [0, 1, 1, 1]
+    assert agreement.agreement(icl, ft) == 0.75
+    assert agreement.kappa(icl, ft) == pytest.approx((0.75 - 0.5) / (1 - 0.5))
+    assert agreement.kappa(icl, icl) == 1
+    assert agreement.kappa([0, 1], [1, 0]) == -1
+    assert agreement.kappa([0, 0], [0, 1]) == 0
+    assert math.isnan(agreement.kappa([2] * 3, [2] * 3))
+
+
+def test_masses_of_demonstrations_are_softmax_sums_that_never_underflow():
+    attention = np.random.default_rng(0).standard_normal((2, 9))
+    pairs = [[(0, i) for i in range(n)] for n in (4, 0, 3, 2)]
+    masses = np.exp(ranks.log_masses(attention, pairs))
+    whole = softmax(attention)
+    expected = np.stack([whole[:, :4].sum(1), [0, 0], whole[:, 4:7].sum(1), whole[:, 7:].sum(1)], axis=1)
+    np.testing.assert_allclose(masses / masses.sum(1, keepdims=True), expected)
+    far = ranks.log_masses(attention * 1e4, pairs)
+    assert all(len(set(layer)) == 4 for layer in far)
+    assert metrics.kendall_tau(far[0], far[0]) == pytest.approx(1)
+
+
+def test_top_recall_counts_shared_places():
+    a = np.array([5.0, 1.0, 4.0, 1.0, 0.0])
+    assert ranks.largest(a, 3) == {0, 2, 1}
+    assert ranks.top_recall(a, a, 2) == 1
+    assert ranks.top_recall(a, -a, 2) == 0
+    assert ranks.top_recall(a, np.zeros(5), 2) == 0.5
+    assert math.isnan(ranks.top_recall(a, a, 5))
+
+
+def tuned_on(model, tokenizer, count=3):
+    chosen = EXAMPLES[:count]
+    tokens = [tokenize(tokenizer, demonstration(TASK, *example)) for example in chosen]
+    label_from = [len(filled(TASK, text)) for text, _ in chosen]
+    return finetune(model, tokens, FinetuneSettings(learning_rate=0.05), label_from).model
+
+
+def test_the_dual_updates_are_what_attention_changes(model, tokenizer):
+    prompt = prompt_of(tokenizer)[1]
+    ids, prefix = prompt.tokens.ids, prompt.prefix_length
+    recorded, tuned = record(model, ids, prefix), tuned_on(model, tokenizer)
+    alone = tokenize(tokenizer, filled(TASK, EXAMPLES[30][0])).ids
+    for i, block in enumerate(dual.block_inputs(model, ids)):
+        attention = model.model.layers[i].self_attn
+        scores = dual.scores_and_values(attention, attention, block)[0]
+        np.testing.assert_allclose(scores[:, prefix:], recorded.scores_query[i], atol=1e-5)
+        bias = attention.o_proj.bias.detach().numpy()
+        without = dual.after_output(attention, recorded.o_own[i]) + bias
+        np.testing.assert_allclose(
+            dual.context_update(attention, block, prefix), recorded.attn_out[i] - without, atol=1e-5
+        )
+        assert not dual.tuning_update(attention, attention, block.since(prefix)).any()
+    # The first layer's inputs are the same before and after fine-tuning, and so is its query.
+    first, moved = (m.model.layers[0].self_attn for m in (model, tuned))
+    expected = record(tuned, alone).attn_out[0] - record(model, alone).attn_out[0]
+    assert np.abs(expected).max() > 1e-3
+    found = dual.tuning_update(first, moved, dual.block_inputs(model, alone)[0])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_relaxed_updates_are_linear_attention(model, tokenizer):
+    prompt = prompt_of(tokenizer)[1]
+    attention, other = (model.model.layers[i].self_attn for i in (1, 2))
+    states = dual.block_inputs(model, prompt.tokens.ids)[1].states
+    whole, prefix = dual.outer_sum(attention, states), prompt.prefix_length
+    parts = dual.outer_sum(attention, states[:prefix]) + dual.outer_sum(attention, states[prefix:])
+    np.testing.assert_allclose(parts, whole)
+    with torch.no_grad():
+        key, value = (p(torch.tensor(states).float()).view(-1, 3, 10) for p in (attention.k_proj, attention.v_proj))
+    query = np.random.default_rng(0).standard_normal(10)
+    for head in range(3):
+        paid = value[:, head].double().numpy().T @ (key[:, head].double().numpy() @ query)
+        np.testing.assert_allclose(whole[head] @ query, paid, rtol=1e-4, atol=1e-4)
+    assert not np.allclose(whole, dual.outer_sum(other, states))
+
+
+def test_weights_on_the_query_are_what_the_demonstrations_leave(model, tokenizer):
+    settings = FinetuneSettings(learning_rate=0.05)
+    kept = MeasureSettings(keep_first_token=True)
+    seed = record_seed(model, tokenizer, EXAMPLES[:30], EXAMPLES[30:32], TASK, [4, 2, 7], settings, kept)
+    for example in seed.examples:
+        assert len(example.query_pairs) == len(example.alone.ids)
+        left = context_weights(example).sum(axis=2)
+        np.testing.assert_allclose(left, 1 - example.recordings["icl"].mass, atol=1e-6)
+    first = dual.block_inputs(model, seed.demonstrations[0].ids)
+    for layer, vectors in enumerate(training_vectors(seed, "attn_in")[0]):
+        np.testing.assert_allclose(vectors, first[layer].states, atol=1e-5)
+
+
 def test_measure_seed_gives_every_number_of_the_catalogue(model, tokenizer):
     settings = FinetuneSettings(learning_rate=0.05)
-    arguments = (model, tokenizer, EXAMPLES[:30], EXAMPLES[30:], TASK, 3, 4, settings)
+    arguments = (model, tokenizer, EXAMPLES[:30], EXAMPLES[30:], TASK, 3, 16, settings)
     values = measure_seed(*arguments)
     expected = {
         (metric.name, condition, layer)
@@ -173,10 +280,17 @@ def test_measure_seed_gives_every_number_of_the_catalogue(model, tokenizer):
     }
     assert set(values) == expected
     undefined = {key for key, value in values.items() if math.isnan(value)} - {("rec2ftp", "icl-ft", OVERALL)}
-    assert undefined == {("delta_simam", "icl-ft", 0)}
+    assert undefined - {("reverse_recall", "icl-ft", OVERALL)} == {("delta_simam", "icl-ft", 0)}
+    for (name, *_), value in values.items():
+        low, high = CATALOGUE[name].bounds
+        assert math.isnan(value) or (low or 0) - 1e-9 <= value <= (math.inf if high is None else high) + 1e-9
     assert values == pytest.approx(measure_seed(*arguments), nan_ok=True)
     assert values["greedy_accuracy", "icl", OVERALL] > 0
     assert values["simam", "icl-zsl", 0] == pytest.approx(1)
+    assert values["simam_softmax", "icl-zsl", 0] == pytest.approx(1, abs=1e-12)
+    few = measure_seed(model, tokenizer, EXAMPLES[:30], EXAMPLES[30:32], TASK, 3, 5, settings)
+    assert few.keys() == values.keys()
+    assert math.isnan(few["topk_example", "icl-ft", OVERALL])
 
 
 def test_without_a_step_fine_tuning_is_zero_shot(model, tokenizer):
@@ -185,7 +299,10 @@ def test_without_a_step_fine_tuning_is_zero_shot(model, tokenizer):
     values = values_of(recorded, MeasureSettings(), np.random.default_rng(0))
     assert values["update_norm", "ft", OVERALL] == 0
     assert math.isnan(values["simaou", "icl-ft", OVERALL])
-    assert values["simam", "icl-ft", 1] == values["simam", "icl-zsl", 1]
+    for name in ("simam", "simam_softmax"):
+        assert values[name, "icl-ft", 1] == values[name, "icl-zsl", 1]
+    for name in ("simdual", "simdw", "delta_simam_softmax"):
+        assert math.isnan(values[name, "icl-ft", OVERALL])
 
 
 def test_a_saved_model_loads_as_it_was(tmp_path, tokenizer):

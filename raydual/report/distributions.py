@@ -42,7 +42,14 @@ ACCURACY = Panel(
     ),
     zero_line=False,
 )
-RECALL = Panel("Rec2FTP, %", (Strip("rec2ftp", "icl-ft", "recall", theme.MAIN),), zero_line=False)
+RECALL = Panel(
+    "Recall, %",
+    (
+        Strip("rec2ftp", "icl-ft", "Rec2FTP", theme.MAIN),
+        Strip("reverse_recall", "icl-ft", "reverse", theme.SECOND),
+    ),
+    zero_line=False,
+)
 UPDATES = Panel(
     "SimAOU",
     (
@@ -63,17 +70,24 @@ MAPS = Panel(
 RANKS = Panel(
     "Kendall's τ",
     (
-        Strip("kendall", "icl-ft", "icl, ft", theme.MAIN),
+        Strip("kendall", "icl-ft", "queries", theme.MAIN),
+        Strip("kendall_input", "icl-ft", "inputs", theme.SECOND),
         Strip("kendall_random", "icl-ft", "random", theme.NULL, True),
     ),
 )
-MASS = Panel("λ", (Strip("lambda", "icl", "mass on demos", theme.ICL),), zero_line=False)
+EXACT = Panel(
+    "The updates themselves",
+    (
+        Strip("simdual", "icl-ft", "SimDual", theme.MAIN),
+        Strip("simdw", "icl-ft", "SimΔW", theme.SECOND),
+    ),
+)
 
 
 def distribution_figure(data: RunData) -> Figure:
     """Every seed's value of each headline metric, with its baselines beside it."""
     made, axes = theme.figure(2, 3, 3.1, widths=[1.1, 1.2, 1.0])
-    for axis, panel in zip(axes, (ACCURACY, UPDATES, MAPS, RECALL, RANKS, MASS), strict=True):
+    for axis, panel in zip(axes, (ACCURACY, UPDATES, MAPS, RECALL, RANKS, EXACT), strict=True):
         draw_panel(axis, panel, data)
     return made
 

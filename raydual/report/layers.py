@@ -45,8 +45,23 @@ PANELS: Sequence[tuple[str, Sequence[Curve]]] = (
     (
         "Kendall's τ",
         (
-            Curve("kendall", "icl-ft", "in-context, fine-tuned", theme.MAIN),
+            Curve("kendall", "icl-ft", "queries", theme.MAIN),
+            Curve("kendall_input", "icl-ft", "inputs", theme.SECOND),
             Curve("kendall_random", "icl-ft", "random", theme.NULL, True),
+        ),
+    ),
+    (
+        "The updates themselves",
+        (
+            Curve("simdual", "icl-ft", "SimDual", theme.MAIN),
+            Curve("simdw", "icl-ft", "SimΔW", theme.SECOND),
+        ),
+    ),
+    (
+        "Size of the updates, relative to the attention output",
+        (
+            Curve("update_norm", "icl", "in-context", theme.ICL),
+            Curve("update_norm", "ft", "fine-tuned", theme.FT),
         ),
     ),
     ("λ, attention mass on the demonstrations", (Curve("lambda", "icl", "in-context", theme.ICL),)),
@@ -55,7 +70,7 @@ PANELS: Sequence[tuple[str, Sequence[Curve]]] = (
 
 def layer_figure(data: RunData) -> Figure:
     """Mean over seeds in each layer, its 95 % interval, the quartiles of the seeds, and the baselines."""
-    made, axes = theme.figure(3, 2, 2.7)
+    made, axes = theme.figure(len(PANELS) // 2, 2, 2.6)
     for axis, (title, curves) in zip(axes, PANELS, strict=True):
         axis.set_title(title)
         axis.axhline(0, color="#9ca3af", linewidth=0.8)

@@ -51,7 +51,7 @@ def findings(data: RunData) -> Iterator[str]:
             f"Of the examples that fine-tuning corrects ({number(count['mean'], 1) if count else DASH} a seed), "
             f"the context corrects {with_interval(recall, 1)} %."
         )
-    for metric in CATALOGUE.values():
+    for metric in (metric for metric in CATALOGUE.values() if metric.headline):
         for name, condition in metric.baselines:
             own, base = data.overall(metric.name, metric.conditions[0]), data.overall(name, condition)
             if own and base and own["n"] and base["n"]:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from transformers import Qwen3ForCausalLM
 
-from . import metrics
+from . import agreement, metrics, ranks
+from .dual import similarities
 from .finetune import Finetuned, FinetuneSettings, finetune
-from .forward import Recording, label_scores, record
+from .forward import Recording, label_scores, record, softmax
 from .prompts import (
     InContext,
     TaskSettings,
@@ -45,7 +46,7 @@ class ExampleRecord:
 
     `recordings` and `scores` are keyed by zsl, icl, ft; `query_pairs` holds (index in the query alone, index
     in the query's own tokens within the prompt), `demonstration_pairs`, for each demonstration, (index in it
-    alone, index in the prompt).
+    alone, index in the prompt). `simdual` [layers] and `simdw` [layers, key/value heads] are its cosines.
     """
 
     label: int
@@ -56,10 +57,16 @@ class ExampleRecord:
     scores: dict[str, np.ndarray]
     query_pairs: metrics.Pairs
     demonstration_pairs: list[metrics.Pairs]
+    simdual: np.ndarray
+    simdw: np.ndarray
+
+    def prediction(self, condition: str) -> int:
+        """The label id of the word with the highest score."""
+        return int(np.argmax(self.scores[condition]))
 
     def right(self, condition: str) -> bool:
         """Whether the label word with the highest score is the right one."""
-        return int(np.argmax(self.scores[condition])) == self.label
+        return self.prediction(condition) == self.label
 
     def greedy_right(self, condition: str) -> bool:
         """Whether the arg-max over the vocabulary is the right label's first token."""
@@ -135,6 +142,7 @@ def record_example(
     prefix = prompt.prefix_length
     words = task.label_words
     pairs = aligned(alone, prompt.tokens, prompt.query, keep_first)
+    simdual, simdw = similarities(base, tuned, prompt.tokens.ids, alone.ids, prefix)
     return ExampleRecord(
         label=label,
         first_label_token=continuation(tokenizer, alone, words[label])[0],
@@ -155,6 +163,8 @@ def record_example(
             aligned(tokens, prompt.tokens, chars, keep_first)
             for tokens, chars in zip(demonstrations, prompt.demonstrations, strict=True)
         ],
+        simdual=simdual,
+        simdw=simdw,
     )
 
 
@@ -163,9 +173,11 @@ def values_of(seed: SeedRecord, measures: MeasureSettings, generator: np.random.
     layered = {
         **update_values(seed.examples, measures, generator),
         **score_values(seed.examples),
+        **weight_values(seed.examples),
         **kendall_values(seed, measures, generator),
+        **dual_values(seed.examples),
     }
-    values: Values = dict(prediction_values(seed.examples))
+    values: Values = {**prediction_values(seed.examples), **agreement_values(seed.examples)}
     for (metric, condition), by_layer in layered.items():
         for layer, value in enumerate(by_layer):
             values[metric, condition, layer] = float(value)
@@ -187,6 +199,19 @@ def prediction_values(examples: list[ExampleRecord]) -> Values:
     values["rec2ftp_both", "icl-ft", OVERALL] = float(both)
     values["rec2ftp_ft", "icl-ft", OVERALL] = float(tuned)
     return values
+
+
+def agreement_values(examples: list[ExampleRecord]) -> Values:
+    """How alike the context and fine-tuning predict."""
+    conditions = ("zsl", "icl", "ft")
+    right = [[example.right(condition) for example in examples] for condition in conditions]
+    zsl, icl, ft = ([example.prediction(condition) for example in examples] for condition in conditions)
+    return {
+        ("reverse_recall", "icl-ft", OVERALL): agreement.reverse_recall(*right),
+        ("jaccard", "icl-ft", OVERALL): agreement.jaccard(zsl, icl, ft),
+        ("agreement", "icl-ft", OVERALL): agreement.agreement(icl, ft),
+        ("kappa", "icl-ft", OVERALL): agreement.kappa(icl, ft),
+    }
 
 
 def update_values(
@@ -239,34 +264,93 @@ def unmoved(example: ExampleRecord) -> list[int]:
     return [n for n, (i, j) in enumerate(example.query_pairs) if alone[i] == own[j] and len(alone) - i == len(own) - j]
 
 
-def training_queries(seed: SeedRecord) -> list[np.ndarray]:
-    """The queries of every training example; in the first layer one token has one query, to the last bit.
+def weight_values(examples: list[ExampleRecord]) -> dict[tuple[str, str], np.ndarray]:
+    """SimAM, its baseline and ΔSimAM of the weights that the last token puts on the aligned query tokens."""
+    weights: dict[str, list[np.ndarray]] = {"zsl": [], "icl": [], "ft": []}
+    for example in examples:
+        alone = [i for i, _ in example.query_pairs]
+        for condition in ("zsl", "ft"):
+            weights[condition].append(softmax(example.recordings[condition].scores_query)[:, :, alone])
+        weights["icl"].append(context_weights(example))
+    return {
+        ("simam_softmax", "icl-ft"): metrics.simam(weights["icl"], weights["ft"]),
+        ("simam_softmax", "icl-zsl"): metrics.simam(weights["icl"], weights["zsl"]),
+        ("delta_simam_softmax", "icl-ft"): metrics.delta_simam(weights["icl"], weights["zsl"], weights["ft"]),
+    }
 
-    The first layer's queries depend on the token alone and are not trained, so equal tokens are ties, which
-    rounding must not break.
+
+def context_weights(example: ExampleRecord) -> np.ndarray:
+    """Weights on the aligned query tokens within the whole prompt's softmax [layers, heads, tokens].
+
+    In the first layer the unmoved tokens take the zero-shot scores, which are theirs but for rounding.
+    """
+    own = example.recordings["icl"].scores_query.copy()
+    same = [example.query_pairs[n] for n in unmoved(example)]
+    own[0][:, [j for _, j in same]] = example.recordings["zsl"].scores_query[0][:, [i for i, _ in same]]
+    whole = softmax(np.concatenate([example.recordings["icl"].scores_demo, own], axis=2))
+    return whole[:, :, [example.prompt.prefix_length + j for _, j in example.query_pairs]]
+
+
+def dual_values(examples: list[ExampleRecord]) -> dict[tuple[str, str], np.ndarray]:
+    """SimDual and SimΔW."""
+    simdual, simdw = (np.stack([getattr(example, name) for example in examples]) for name in ("simdual", "simdw"))
+    layers = range(simdual.shape[1])
+    return {
+        ("simdual", "icl-ft"): np.array([metrics.mean(simdual[:, layer].tolist()) for layer in layers]),
+        ("simdw", "icl-ft"): np.array([metrics.mean(simdw[:, layer].ravel().tolist()) for layer in layers]),
+    }
+
+
+def training_vectors(seed: SeedRecord, field: str) -> list[np.ndarray]:
+    """`query` or `attn_in` of every training example; in the first layer one token has one, to the last bit.
+
+    The first layer's depend on the token alone and are not trained, so equal tokens are ties, which rounding
+    must not break.
     """
     first: dict[int, np.ndarray] = {}
-    queries = []
+    result = []
     for tokens, trained in zip(seed.demonstrations, seed.finetuned.records, strict=True):
-        query = trained.query.copy()
+        vectors = getattr(trained, field).copy()
         for i, token in enumerate(tokens.ids):
-            query[0, i] = first.setdefault(token, query[0, i].copy())
-        queries.append(query)
-    return queries
+            vectors[0, i] = first.setdefault(token, vectors[0, i].copy())
+        result.append(vectors)
+    return result
 
 
 def kendall_values(
     seed: SeedRecord, measures: MeasureSettings, generator: np.random.Generator
 ) -> dict[tuple[str, str], np.ndarray]:
-    """Kendall's τ of the context's attention to the demonstrations with fine-tuning's, and with noise."""
-    training = training_queries(seed)
-    context, tuning, noise = [], [], []
-    for example in seed.examples[: measures.kendall_examples]:
-        pairs = example.demonstration_pairs
+    """Ranks of the context's attention to the demonstrations beside fine-tuning's, and beside noise."""
+    examples = seed.examples[: measures.kendall_examples]
+    queries, inputs = training_vectors(seed, "query"), training_vectors(seed, "attn_in")
+    context, tuning, tuning_input, noise = [], [], [], []
+    for example in examples:
+        pairs, ft = example.demonstration_pairs, example.recordings["ft"]
         context.append(metrics.context_attention(example.recordings["icl"].scores_demo, pairs))
-        tuning.append(metrics.tuning_attention(training, example.recordings["ft"].query, pairs))
+        tuning.append(metrics.tuning_attention(queries, ft.query, pairs))
+        tuning_input.append(metrics.tuning_attention(inputs, ft.attn_in, pairs))
         noise.append(generator.random(context[-1].shape))
     return {
         ("kendall", "icl-ft"): metrics.kendall(context, tuning),
         ("kendall_random", "icl-ft"): metrics.kendall(context, noise),
+        ("kendall_input", "icl-ft"): metrics.kendall(context, tuning_input),
+        ("topk_token", "icl-ft"): ranks.topk(context, tuning, ranks.TOP_TOKENS),
+        ("topk_token_random", "icl-ft"): ranks.topk(context, noise, ranks.TOP_TOKENS),
+        **demonstration_values(examples, context, tuning, noise),
+    }
+
+
+def demonstration_values(
+    examples: list[ExampleRecord], context: list[np.ndarray], tuning: list[np.ndarray], noise: list[np.ndarray]
+) -> dict[tuple[str, str], np.ndarray]:
+    """The same over whole demonstrations; each example's attention [layers, tokens]."""
+    context, tuning, noise = (
+        [ranks.log_masses(tokens, example.demonstration_pairs) for tokens, example in zip(kind, examples, strict=True)]
+        for kind in (context, tuning, noise)
+    )
+    return {
+        ("kendall_example", "icl-ft"): metrics.kendall(context, tuning),
+        ("kendall_example_random", "icl-ft"): metrics.kendall(context, noise),
+        ("topk_example", "icl-ft"): ranks.topk(context, tuning, ranks.TOP_EXAMPLES),
+        ("topk_example_random", "icl-ft"): ranks.topk(context, noise, ranks.TOP_EXAMPLES),
     }

@@ -1,0 +1,109 @@
+"""SimDual and SimΔW: the updates of the context and of fine-tuning, in float64 from the blocks' inputs."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import Qwen3ForCausalLM
+
+from .forward import array, dual, watched
+from .metrics import cosine
+
+
+@dataclass(frozen=True)
+class BlockInput:
+    """What enters one attention block: states [S, hidden] after the input norm, rotary cos and sin [S, head_dim]."""
+
+    states: np.ndarray
+    cos: np.ndarray
+    sin: np.ndarray
+
+    def since(self, start: int) -> "BlockInput":
+        """The tokens from `start` on, at the positions that they have."""
+        return BlockInput(self.states[start:], self.cos[start:], self.sin[start:])
+
+
+@torch.no_grad()
+def block_inputs(model: Qwen3ForCausalLM, ids: list[int]) -> list[BlockInput]:
+    """The inputs of every layer's attention block for one prompt."""
+    with watched(model) as seen:
+        model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
+    return [
+        BlockInput(array(states[0]), array(cos[0]), array(sin[0]))
+        for states, (cos, sin) in zip(seen["attn_in"], seen["rotary"], strict=True)
+    ]
+
+
+def projected(projection: torch.nn.Linear, states: np.ndarray, head_dim: int) -> np.ndarray:
+    """W x, and the bias where there is one, split into heads [S, heads, head_dim]."""
+    result = states @ array(projection.weight).T
+    if projection.bias is not None:
+        result = result + array(projection.bias)
+    return result.reshape(len(states), -1, head_dim)
+
+
+def normed(norm: torch.nn.Module, vectors: np.ndarray) -> np.ndarray:
+    """RMS norm over the last axis."""
+    square = np.mean(vectors**2, axis=-1, keepdims=True)
+    return vectors / np.sqrt(square + norm.variance_epsilon) * array(norm.weight)
+
+
+def rotated(vectors: np.ndarray, block: BlockInput) -> np.ndarray:
+    """Rotary embedding of [S, heads, head_dim] at the block's positions."""
+    first, second = np.split(vectors, 2, axis=-1)
+    turned = np.concatenate([-second, first], axis=-1)
+    return vectors * block.cos[:, None] + turned * block.sin[:, None]
+
+
+def scores_and_values(
+    attention: torch.nn.Module, keyed: torch.nn.Module, block: BlockInput
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of `attention`'s last query onto `keyed`'s keys [heads, S]; its values [heads, S, head_dim]."""
+    size = attention.head_dim
+    query = rotated(normed(attention.q_norm, projected(attention.q_proj, block.states, size)), block)[-1]
+    key = rotated(normed(keyed.k_norm, projected(keyed.k_proj, block.states, size)), block)
+    value = projected(keyed.v_proj, block.states, size)
+    shared = [head // attention.num_key_value_groups for head in range(len(query))]
+    scores = [key[:, kv] @ query[head] * attention.scaling for head, kv in enumerate(shared)]
+    return np.stack(scores), np.stack([value[:, kv] for kv in shared])
+
+
+def after_output(attention: torch.nn.Module, change: np.ndarray) -> np.ndarray:
+    """A change of the heads' outputs [heads, head_dim] after o_proj, whose bias no change has."""
+    return array(attention.o_proj.weight) @ change.ravel()
+
+
+def context_update(base: torch.nn.Module, block: BlockInput, prefix_length: int) -> np.ndarray:
+    """λ (o_demo - o_own) after o_proj [hidden]."""
+    parts = dual(*scores_and_values(base, base, block), prefix_length)
+    return after_output(base, parts["mass"][:, None] * (parts["o_demo"] - parts["o_own"]))
+
+
+def tuning_update(base: torch.nn.Module, tuned: torch.nn.Module, own: BlockInput) -> np.ndarray:
+    """What the tuned keys and values change, for the base query over its own tokens, after o_proj [hidden]."""
+    before = dual(*scores_and_values(base, base, own), 0)["o_own"]
+    after = dual(*scores_and_values(base, tuned, own), 0)["o_own"]
+    return after_output(base, after - before)
+
+
+def outer_sum(attention: torch.nn.Module, states: np.ndarray) -> np.ndarray:
+    """Σ (W_V x) ⊗ (W_K x) of raw projections, for each key/value head [heads, head_dim, head_dim]."""
+    key = projected(attention.k_proj, states, attention.head_dim)
+    value = projected(attention.v_proj, states, attention.head_dim)
+    tokens, heads = key.shape[:2]
+    return np.stack([sum(np.outer(value[i, h], key[i, h]) for i in range(tokens)) for h in range(heads)])
+
+
+def similarities(
+    base: Qwen3ForCausalLM, tuned: Qwen3ForCausalLM, prompt: list[int], alone: list[int], prefix_length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """One example's SimDual [layers] and SimΔW [layers, key/value heads]."""
+    simdual, simdw = [], []
+    for i, (icl, zsl) in enumerate(zip(block_inputs(base, prompt), block_inputs(base, alone), strict=True)):
+        plain, moved = (model.model.layers[i].self_attn for model in (base, tuned))
+        tuning = tuning_update(plain, moved, icl.since(prefix_length))
+        simdual.append(cosine(context_update(plain, icl, prefix_length), tuning))
+        context = outer_sum(plain, icl.states[:prefix_length])
+        change = outer_sum(moved, zsl.states) - outer_sum(plain, zsl.states)
+        simdw.append([cosine(a.ravel(), b.ravel()) for a, b in zip(context, change, strict=True)])
+    return np.array(simdual), np.array(simdw)

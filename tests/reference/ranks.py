@@ -1,0 +1,40 @@
+"""Section 4's rank metrics over whole demonstrations, and its recall of the largest; arrays by layer."""
+
+import math
+
+import numpy as np
+
+from .metrics import Pairs, over_layers
+
+TOP_TOKENS = 100
+TOP_EXAMPLES = 5
+
+
+def log_masses(attention: np.ndarray, pairs: list[Pairs]) -> np.ndarray:
+    """Log of each demonstration's softmax mass but for one constant [layers, demonstrations].
+
+    attention [layers, tokens], the tokens in the order of the pairs. The constant (the softmax's denominator) moves
+    no rank; in logarithms no mass underflows to a tie. A demonstration without tokens has no mass: -inf.
+    """
+    ends = np.cumsum([len(example) for example in pairs])
+    parts = np.split(attention, ends[:-1], axis=1)
+    return np.stack([np.logaddexp.reduce(part, axis=1) for part in parts], axis=1)
+
+
+def largest(values: np.ndarray, k: int) -> set[int]:
+    """Where the k largest values are; of equal ones, the first."""
+    return set(sorted(range(len(values)), key=lambda i: (-values[i], i))[:k])
+
+
+def top_recall(a: np.ndarray, b: np.ndarray, k: int) -> float:
+    """Share of a's k largest that are b's too; NaN where there are not more than k values."""
+    return len(largest(a, k) & largest(b, k)) / k if len(a) > k else math.nan
+
+
+def topk(context: list[np.ndarray], other: list[np.ndarray], k: int) -> np.ndarray:
+    """Mean recall over examples, by layer; each example's attention [layers, items] against the other's."""
+
+    def value(n: int, layer: int) -> float:
+        return top_recall(context[n][layer], other[n][layer], k)
+
+    return over_layers(value, context[0].shape[0], len(context))
