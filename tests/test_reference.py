@@ -279,8 +279,10 @@ def test_measure_seed_gives_every_number_of_the_catalogue(model, tokenizer):
         for layer in ((OVERALL, 0, 1, 2) if metric.per_layer else (OVERALL,))
     }
     assert set(values) == expected
-    undefined = {key for key, value in values.items() if math.isnan(value)} - {("rec2ftp", "icl-ft", OVERALL)}
-    assert undefined - {("reverse_recall", "icl-ft", OVERALL)} == {("delta_simam", "icl-ft", 0)}
+    recalls = {(name, "icl-ft", OVERALL) for name in ("rec2ftp", "reverse_recall")}
+    undefined = {key for key, value in values.items() if math.isnan(value)} - recalls
+    # In the first layer ":" outweighs all other tokens in every demonstration alike: see `ranks.log_masses`.
+    assert undefined == {("delta_simam", "icl-ft", 0), ("kendall_example", "icl-ft", 0)}
     for (name, *_), value in values.items():
         low, high = CATALOGUE[name].bounds
         assert math.isnan(value) or (low or 0) - 1e-9 <= value <= (math.inf if high is None else high) + 1e-9

@@ -14,11 +14,20 @@ def log_masses(attention: np.ndarray, pairs: list[Pairs]) -> np.ndarray:
     """Log of each demonstration's softmax mass but for one constant [layers, demonstrations].
 
     attention [layers, tokens], the tokens in the order of the pairs. The constant (the softmax's denominator) moves
-    no rank; in logarithms no mass underflows to a tie. A demonstration without tokens has no mass: -inf.
+    no rank; in logarithms no mass underflows to 0. A demonstration without tokens has no mass: -inf. Ties remain
+    where one token that all demonstrations share outweighs their others by more than float64 holds: in the first
+    layer, where a token's query is everywhere the same, the query's last token (":") does.
     """
     ends = np.cumsum([len(example) for example in pairs])
     parts = np.split(attention, ends[:-1], axis=1)
-    return np.stack([np.logaddexp.reduce(part, axis=1) for part in parts], axis=1)
+    return np.array([[log_sum_exp(layer) for layer in part] for part in parts]).T
+
+
+def log_sum_exp(values: np.ndarray) -> float:
+    """Log of the sum of exponentials; -inf for no values."""
+    if len(values) == 0:
+        return -math.inf
+    return float(values.max() + np.log(np.exp(values - values.max()).sum()))
 
 
 def largest(values: np.ndarray, k: int) -> set[int]:
