@@ -98,7 +98,7 @@ def _absolute_paths(raw: dict[str, Any], base: Path) -> None:
     data = raw.get("data")
     if isinstance(data, dict):
         raw["data"] = {key: resolved(file) for key, file in data.items()}
-    elif data not in ("embedded", "hub"):
+    elif isinstance(data, str) and data not in ("embedded", "hub"):
         raw["data"] = resolved(data)
 
 

@@ -66,6 +66,13 @@ def test_paths_in_a_file_are_relative_to_it_and_overrides_to_the_working_directo
     assert load_config(path, ["model=Qwen/Qwen3-4B-Base"]).model == "Qwen/Qwen3-4B-Base"
 
 
+def test_what_a_sweep_leaves_out_has_its_default(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text("name: s\ntask: cb\nseeds: 7\n")
+    config = load_config(path)
+    assert (config.data, config.model, config.demonstrations, config.protocol) == ("hub", "embedded", 19, "split")
+
+
 MISTAKES = {
     "demonstratons=3": "unknown key 'demonstratons'; did you mean 'demonstrations'?",
     "finetune.learning_rat=1": "did you mean 'finetune.learning_rate'?",
