@@ -52,6 +52,24 @@ SUMMARY = pa.schema(
 )
 """The reduced distributions over seeds."""
 
+COMPARISONS = pa.schema(
+    [
+        pa.field("metric", pa.string(), False),
+        pa.field("condition", pa.string(), False),
+        pa.field("baseline", pa.string(), False, {"description": "the metric that it is compared with"}),
+        pa.field("baseline_condition", pa.string(), False),
+        pa.field("control", pa.string(), False),
+        pa.field("layer", pa.int16(), False, {"description": "from 0; -1: overall"}),
+        pa.field("n", pa.int64(), False, {"description": "seeds that have both"}),
+        pa.field("difference", pa.float64(), False, {"description": "metric minus baseline, mean over seeds"}),
+        pa.field("ci_low", pa.float64(), False, {"description": "95 % BCa bootstrap interval of the difference"}),
+        pa.field("ci_high", pa.float64(), False),
+        pa.field("p", pa.float64(), False, {"description": "Wilcoxon's signed-rank test, two-sided"}),
+        pa.field("p_holm", pa.float64(), False, {"description": "corrected by Holm over the layers"}),
+    ]
+)
+"""Every metric against its baselines, paired over seeds."""
+
 SEED_SEARCH = pa.schema(
     [
         pa.field("seed", pa.int64(), False),
@@ -132,6 +150,11 @@ class RunDirectory:
     def summary_file(self) -> Path:
         """The reduced distributions."""
         return self.path / "summary.parquet"
+
+    @property
+    def comparisons_file(self) -> Path:
+        """The metrics against their baselines, paired over seeds."""
+        return self.path / "comparisons.parquet"
 
     @property
     def figures(self) -> Path:
@@ -231,6 +254,10 @@ class RunDirectory:
     def summary(self) -> pa.Table:
         """The reduced distributions (`SUMMARY`)."""
         return pq.read_table(self.summary_file)
+
+    def comparisons(self) -> pa.Table:
+        """The metrics against their baselines (`COMPARISONS`)."""
+        return pq.read_table(self.comparisons_file)
 
     def seed_search(self) -> pa.Table | None:
         """What the search over seeds tried (`SEED_SEARCH`), if there was one."""

@@ -8,7 +8,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raydual.metrics.statistics import Distribution, describe, mean_interval
+from raydual.metrics.statistics import Distribution, compare, describe, holm, mean_interval
 
 few = settings(max_examples=40, deadline=None)
 values = st.lists(st.integers(-(10**6), 10**6).map(lambda value: value / 10**4), min_size=2, max_size=30).map(np.array)
@@ -114,3 +114,38 @@ def test_an_interval_of_95_per_cent_holds_the_truth_about_as_often():
     assert 0.88 <= covered <= 0.99
     halves = np.mean([low <= 0.4 + 0.9 <= high for low, high in intervals])
     assert halves < 0.6
+
+
+@given(st.integers(2, 40), st.integers(0, 10**6))
+def test_a_comparison_is_of_the_differences_and_its_order_does_not_matter(n, seed):
+    rng = np.random.default_rng(seed)
+    values, baseline = rng.normal(0.3, 1, n), rng.normal(0, 1, n)
+    found = compare(values, baseline, resamples=200, seed=1)
+    order = rng.permutation(n)
+    assert compare(values[order], baseline[order], resamples=200, seed=1) == found
+    assert found.difference == pytest.approx(np.mean(values - baseline))
+    assert found.p == pytest.approx(scipy.stats.wilcoxon(values, baseline).pvalue)
+    assert found.ci_low <= found.difference <= found.ci_high
+    opposite = compare(baseline, values, resamples=200, seed=1)
+    assert opposite.p == pytest.approx(found.p)
+    assert opposite.difference == pytest.approx(-found.difference)
+
+
+def test_comparisons_leave_out_seeds_that_lack_one_of_the_two():
+    values, baseline = np.array([1.0, np.nan, 3.0, 4.0]), np.array([0.0, 1.0, np.nan, 1.0])
+    found = compare(values, baseline, resamples=100, seed=0)
+    assert (found.n, found.difference) == (2, 2.0)
+    assert compare(np.array([np.nan]), np.array([1.0]), resamples=100, seed=0).n == 0
+    same = compare(np.ones(5), np.ones(5), resamples=100, seed=0)
+    assert (same.difference, same.p) == (0.0, 1.0)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_is_the_textbooks_step_down(p_values):
+    expected, worst = {}, 0.0
+    for rank, (p, place) in enumerate(sorted((p, i) for i, p in enumerate(p_values))):
+        worst = max(worst, (len(p_values) - rank) * p)
+        expected[place] = min(worst, 1.0)
+    found = holm(np.array([*p_values, np.nan]))
+    assert np.isnan(found[-1])
+    np.testing.assert_allclose(found[:-1], [expected[i] for i in range(len(p_values))])

@@ -79,6 +79,45 @@ def mean_interval(values: Float[np.ndarray, "seeds"], resamples: int, seed: int 
     return float(interval.low), float(interval.high)
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """A metric minus its baseline, paired over seeds.
+
+    `n` seeds have both; `difference` is their mean difference, `ci_low` and `ci_high` its 95 % BCa interval, `p` that
+    of Wilcoxon's signed-rank test (two-sided). NaN: the interval with fewer than two seeds, all with none.
+    """
+
+    n: int
+    difference: float
+    ci_low: float
+    ci_high: float
+    p: float
+
+
+def compare(
+    values: Float[np.ndarray, "seeds"], baseline: Float[np.ndarray, "seeds"], *, resamples: int, seed: int | list[int]
+) -> Comparison:
+    """Compare a metric with its baseline over the seeds that have both; the two arrays are in the same order."""
+    differences = values - baseline
+    differences = np.sort(differences[~np.isnan(differences)])
+    if not len(differences):
+        return Comparison(0, *[float("nan")] * 4)
+    low, high = mean_interval(differences, resamples, seed)
+    if np.all(differences == 0):
+        return Comparison(len(differences), 0.0, low, high, 1.0)
+    p = float(scipy.stats.wilcoxon(differences).pvalue)
+    return Comparison(len(differences), float(differences.mean()), low, high, p)
+
+
+def holm(p_values: Float[np.ndarray, "tests"]) -> Float[np.ndarray, "tests"]:
+    """p-values corrected for their number by Holm's step-down method; NaN ones are no test and stay NaN."""
+    corrected = np.full(len(p_values), np.nan)
+    order = np.argsort(p_values)[: np.count_nonzero(~np.isnan(p_values))]
+    steps = p_values[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return corrected
+
+
 def _exactly_summable(values: Float[np.ndarray, "seeds"]) -> Float[np.ndarray, "seeds"]:
     """The values on a grid (relative step 1.5e-11) on which sums of up to 2^16 of them have no rounding.
 

@@ -56,6 +56,24 @@ class RunData:
             values.setdefault((row["metric"], row["condition"]), []).append(row["value"])
         return {key: np.asarray(found) for key, found in values.items()}
 
+    @cached_property
+    def comparisons(self) -> dict[tuple[str, str, str, int], Row]:
+        """The comparisons without a control, by (metric, baseline, baseline's condition, layer)."""
+        if not self.run.comparisons_file.is_file():
+            raise UserError(
+                f"{self.run.comparisons_file}: missing; make it by `python -m raydual.report {self.run.path}`"
+            )
+        rows = self.run.comparisons().to_pylist()
+        return {
+            (r["metric"], r["baseline"], r["baseline_condition"], r["layer"]): r
+            for r in rows
+            if r["control"] == NO_CONTROL
+        }
+
+    def against(self, metric: str, baseline: str, condition: str) -> Row | None:
+        """The overall comparison of a metric with a baseline, or None if it was not made."""
+        return self.comparisons.get((metric, baseline, condition, OVERALL))
+
     def overall(self, metric: str, condition: str) -> Row | None:
         """The overall summary row of a metric, or None if it was not measured."""
         return self.summary.get((metric, condition, OVERALL))

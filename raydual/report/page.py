@@ -12,7 +12,7 @@ from raydual.report.data import Row, RunData
 from raydual.report.distributions import distribution_figure
 from raydual.report.layers import layer_figure
 from raydual.report.search import search_figure
-from raydual.report.words import digits_of, findings, interval, number, with_interval
+from raydual.report.words import digits_of, findings, interval, number, with_difference, with_interval
 from raydual.results import RunDirectory, write_text
 
 
@@ -65,7 +65,9 @@ def _table_row(data: RunData, metric: Metric, row: Row) -> dict[str, Any]:
         baseline = data.overall(name, condition)
         if baseline and (name, condition) != (metric.name, row["condition"]):
             label = CATALOGUE[name].label if name != metric.name else f"{metric.label}, {CONDITIONS[condition]}"
-            beside.append(f"{label}: {with_interval(baseline, digits)}")
+            compared = data.against(metric.name, name, condition)
+            tested = f"; difference {with_difference(compared, digits)}" if compared and compared["n"] > 1 else ""
+            beside.append(f"{label}: {with_interval(baseline, digits)}{tested}")
     return {
         "label": metric.label,
         "condition": CONDITIONS[row["condition"]],

@@ -7,6 +7,7 @@ from raydual.metrics.catalogue import CATALOGUE, Metric
 from raydual.report.data import Row, RunData
 
 DASH = "-"
+SIGNIFICANT = 0.05
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -33,6 +34,11 @@ def with_interval(row: Row, digits: int = 3) -> str:
     return f"{number(row['mean'], digits)} {interval(row, digits)}"
 
 
+def with_difference(compared: Row, digits: int = 3) -> str:
+    """A paired difference, its interval and its p-value."""
+    return f"{number(compared['difference'], digits)} {interval(compared, digits)} {p_value(compared['p'])}"
+
+
 def findings(data: RunData) -> Iterator[str]:
     """The run's main numbers as sentences."""
     zsl, icl, ft = (data.overall("accuracy", condition) for condition in ("zsl", "icl", "ft"))
@@ -54,15 +60,22 @@ def findings(data: RunData) -> Iterator[str]:
     for metric in (metric for metric in CATALOGUE.values() if metric.headline):
         for name, condition in metric.baselines:
             own, base = data.overall(metric.name, metric.conditions[0]), data.overall(name, condition)
-            if own and base and own["n"] and base["n"]:
-                yield _against(metric, own, CATALOGUE[name], base)
+            compared = data.against(metric.name, name, condition)
+            if own and base and compared and compared["n"] > 1:
+                label = CATALOGUE[name].label if name != metric.name else f"{metric.label} against zero-shot"
+                yield f"{metric.label} is {with_interval(own)}, {_against(compared)} {label}, {with_interval(base)}."
 
 
-def _against(metric: Metric, own: Row, baseline: Metric, base: Row) -> str:
-    name = baseline.label if baseline.name != metric.name else f"{metric.label} against zero-shot"
-    text = f"{metric.label} is {with_interval(own)}, its baseline ({name}) {with_interval(base)}: "
-    if own["ci_low"] > base["ci_high"]:
-        return text + "above it."
-    if own["ci_high"] < base["ci_low"]:
-        return text + "below it."
-    return text + "not distinguishable from it."
+def _against(compared: Row) -> str:
+    """How a metric lies to its baseline, by the interval of the paired difference and the signed-rank test."""
+    difference = f"by {number(abs(compared['difference']))} {p_value(compared['p'])}"
+    if compared["ci_low"] > 0 and compared["p"] < SIGNIFICANT:
+        return f"{difference} above"
+    if compared["ci_high"] < 0 and compared["p"] < SIGNIFICANT:
+        return f"{difference} below"
+    return f"not distinguishable {p_value(compared['p'])} from"
+
+
+def p_value(p: float) -> str:
+    """A p-value in brackets."""
+    return "(p < 0.001)" if p < 0.001 else f"(p = {number(p)})"
