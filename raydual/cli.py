@@ -9,7 +9,6 @@ from typing import Any
 from raydual.config import Finetune, SweepConfig
 from raydual.errors import UserError, exit_on_user_error
 from raydual.loading import load_config
-from raydual.results import RunDirectory
 from raydual.sweep import SWEEPS
 
 METRICS = {
@@ -95,6 +94,8 @@ def read_study(path: Path, overrides: Sequence[str]) -> tuple[SweepConfig, Finet
     if not path.is_dir():
         config = load_config(path, overrides)
         return config, config.finetune
+    from raydual.results import RunDirectory
+
     run = RunDirectory(path)
     if not run.config_file.is_file():
         raise UserError(f"{path}: not a run directory, it holds no config.yaml")

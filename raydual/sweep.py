@@ -4,11 +4,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raydual.config import SweepConfig
 from raydual.errors import exit_on_user_error
 from raydual.loading import load_config
-from raydual.results import RunDirectory
+
+if TYPE_CHECKING:
+    from raydual.results import RunDirectory
 
 SWEEPS = next(
     folder for folder in (Path(__file__).parent / "sweeps", Path(__file__).parent.parent / "sweeps") if folder.is_dir()
@@ -66,18 +69,21 @@ def _run(args: argparse.Namespace) -> None:
         execute(config, _run_directory(args, config), where=str(path), resume=args.resume, address=args.address)
 
 
-def _run_directory(args: argparse.Namespace, config: SweepConfig) -> RunDirectory:
+def _run_directory(args: argparse.Namespace, config: SweepConfig) -> "RunDirectory":
+    # Loaded only now: help and mistakes in the settings need no pyarrow.
+    from raydual.results import RunDirectory
+
     return RunDirectory((args.output or Path("runs") / config.name).absolute())
 
 
 def execute(
     config: SweepConfig,
-    run: RunDirectory,
+    run: "RunDirectory",
     *,
     where: str = "settings",
     resume: bool = False,
     address: str | None = None,
-) -> RunDirectory:
+) -> "RunDirectory":
     """Carry out a sweep in `run`; what is already there is not computed again.
 
     Parameters
