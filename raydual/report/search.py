@@ -3,9 +3,12 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from raydual.report import theme
 from raydual.report.data import RunData
+
+_MOST_TICKS = 8
 
 
 def search_figure(data: RunData) -> Figure | None:
@@ -68,6 +71,10 @@ def _settings(axis: Axes, rows: list[dict]) -> None:
         markeredgecolor="#111827", label=f"chosen: {best['learning_rate']:g}",
     )  # fmt: skip
     axis.set_xscale("log")
+    rates = sorted({r["learning_rate"] for r in rows})
+    shown = rates[:: -(-len(rates) // _MOST_TICKS)]
+    axis.set_xticks(shown, [f"{rate:g}" for rate in shown])
+    axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlabel("learning rate")
     axis.set_ylabel("fine-tuned accuracy")
     axis.margins(y=0.25)
