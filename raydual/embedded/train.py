@@ -7,7 +7,6 @@ import json
 import math
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -78,7 +77,7 @@ class Recipe:
     lone_language_weight: float = 1.0
     # See `rescale`.
     key_scale: float = 8.0
-    value_scales: tuple[float, ...] = (8.0, 2.0, 1.0, 2.0)
+    value_scales: tuple[float, ...] = (8.0, 2.0, 0.5, 2.0)
     stages: tuple[Stage, ...] = (
         Stage("words", 600, 24, 24, 48, 0.2, {"word": 1.0}, EVEN),
         Stage("phrases", 300, 16, 24, 48, 0.2, {"word": 0.3, "fragment": 0.4, "clause": 0.3}, EVEN),
@@ -143,9 +142,9 @@ def batch_loss(model: Any, batch: Batch, language_weight: float) -> tuple[torch.
     return label_loss + language_weight * language_loss, parts
 
 
-def train(recipe: Recipe, tokenizer: Any, model: Any = None, checkpoints: Path | None = None) -> Any:
-    """Run the curriculum, from scratch unless a model is given."""
-    model = (model or build_model(recipe, tokenizer)).train()
+def train(recipe: Recipe, tokenizer: Any) -> Any:
+    """Run the curriculum from scratch."""
+    model = build_model(recipe, tokenizer).train()
     core = tokenizer.backend_tokenizer
     held_out = [text for task in TASKS for text, _ in read_rows(task, "validation")]
     maker = SequenceMaker(core, ReviewPool(core, held_out, recipe.reviews_per_grade, recipe.seed))
@@ -175,8 +174,6 @@ def train(recipe: Recipe, tokenizer: Any, model: Any = None, checkpoints: Path |
             )
         if step % 250 == 249:
             print_probe(model, tokenizer)
-            if checkpoints:
-                model.save_pretrained(checkpoints)
     return model.eval()
 
 
@@ -216,8 +213,8 @@ def print_probe(model: Any, tokenizer: Any) -> None:
 def rescale(model: Any, recipe: Recipe) -> None:
     """Write the same function in other numbers, so that plain SGD moves each layer's keys and values at its own pace.
 
-    `k_norm` removes the scale of `k_proj`, and `o_proj` takes back that of `v_proj`; powers of two, so nothing is
-    rounded. A weight that is s times larger moves the function s² times less for one learning rate.
+    `k_norm` removes the scale of `k_proj` (its epsilon apart), and `o_proj` takes back that of `v_proj`. A weight that
+    is s times larger moves the function s² times less for one learning rate.
     """
     with torch.no_grad():
         for layer, scale in zip(model.model.layers, recipe.value_scales, strict=True):
