@@ -55,8 +55,10 @@ def run_study(study: Study, run: RunDirectory, where: str, address: str | None) 
         say("everything has been measured; only the summary and the report are made again")
     with timings.stage("reduce"):
         reduce_run(run)
-    run.write_manifest(_manifest(run, choice, timings, hardware))
-    report = write_report(run)
+    manifest = _manifest(run, choice, timings, hardware)
+    report = write_report(run, manifest)
+    # Last, so that a run that has it is complete.
+    run.write_manifest(manifest)
     for line in headline_lines(run):
         say(line)
     say(str(report))

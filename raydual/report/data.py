@@ -23,6 +23,7 @@ class RunData:
     """A run's settings, distributions and values, as the report needs them."""
 
     run: RunDirectory
+    given_manifest: Row | None = None
 
     @cached_property
     def config(self) -> SweepConfig:
@@ -32,7 +33,7 @@ class RunData:
     @cached_property
     def manifest(self) -> Row:
         """The manifest; empty while the run is not complete."""
-        return self.run.manifest() or {}
+        return self.given_manifest or self.run.manifest() or {}
 
     @cached_property
     def summary(self) -> dict[tuple[str, str, int], Row]:

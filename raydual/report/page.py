@@ -16,15 +16,17 @@ from raydual.report.words import digits_of, findings, interval, number, with_dif
 from raydual.results import RunDirectory, write_text
 
 
-def write_report(run: RunDirectory) -> Path:
+def write_report(run: RunDirectory, manifest: Row | None = None) -> Path:
     """Write `report.html` and `figures/*.svg` from what lies in the run directory; returns the report's path.
+
+    `manifest` is that of a run that is about to be complete; default: the one that it holds, if any.
 
     Raises
     ------
     UserError
         A file of the run is missing or broken.
     """
-    data = RunData(run)
+    data = RunData(run, manifest)
     figures = _figures(data)
     for name, svg in figures.items():
         write_text(run.figures / f"{name}.svg", svg)
