@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from raydual.config import Finetune, SweepConfig
+from raydual.controls import MEASUREMENT, control_named
 from raydual.errors import UserError, exit_on_user_error
 from raydual.loading import load_config
 from raydual.sweep import SWEEPS
@@ -50,6 +51,12 @@ def parser() -> argparse.ArgumentParser:
         )
         if name != "select":
             command.add_argument("--seed", type=int, default=0, help="which demonstrations (default: 0)")
+        if name in (*METRICS, "finetune-eval"):
+            command.add_argument(
+                "--control", default="none", metavar="NAME",
+                help="measure a control instead: layer_causal, random_step, other_seed, untrained, trained_embeddings, "
+                "labels_random, labels_flipped, labels_abstract, permutation_1, …",
+            )  # fmt: skip
     commands.choices["dual"].add_argument(
         "--precision", choices=("float32", "float64"), default="float64", help="of the verification (default: float64)"
     )
@@ -76,9 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _laboratory(args: argparse.Namespace) -> Any:
     """The study at CONFIG, with its fine-tuning settings."""
-    config, settings = read_study(args.config, args.overrides)
+    config, settings, seeds = read_study(args.config, args.overrides)
     if getattr(args, "seed", 0) < 0:
         raise UserError(f"--seed {args.seed}: a seed is 0 or greater")
+    control_named(getattr(args, "control", MEASUREMENT.name))
     from raydual.measure.single import Laboratory
 
     print(
@@ -86,26 +94,27 @@ def _laboratory(args: argparse.Namespace) -> Any:
         f"fine-tuning: {settings.optimizer}, learning rate {settings.learning_rate:g}",
         flush=True,
     )
-    return Laboratory(config, settings)
+    return Laboratory(config, settings, seeds)
 
 
-def read_study(path: Path, overrides: Sequence[str]) -> tuple[SweepConfig, Finetune]:
-    """A sweep and its fine-tuning settings, from a sweep file or a run directory."""
+def read_study(path: Path, overrides: Sequence[str]) -> tuple[SweepConfig, Finetune, Sequence[int]]:
+    """A sweep, its fine-tuning settings and its measured seeds, from a sweep file or a run directory."""
     if not path.is_dir():
         config = load_config(path, overrides)
-        return config, config.finetune
+        return config, config.finetune, config.seeds
     from raydual.results import RunDirectory
 
     run = RunDirectory(path)
     if not run.config_file.is_file():
         raise UserError(f"{path}: not a run directory, it holds no config.yaml")
     config = load_config(run.config_file, overrides)
-    tried = run.finetune_search()
+    candidates, tried = run.seed_search(), run.finetune_search()
+    seeds = [row["seed"] for row in candidates.to_pylist() if row["kept"]] if candidates else config.seeds
     if tried is None or any(override.startswith("finetune") for override in overrides):
-        return config, config.finetune
+        return config, config.finetune, seeds
     best = next(row for row in tried.to_pylist() if row["chosen"])
     chosen = {name: best[name] for name in ("optimizer", "learning_rate", "epochs")}
-    return config, config.finetune.model_copy(update=chosen)
+    return config, config.finetune.model_copy(update=chosen), seeds
 
 
 def _select(args: argparse.Namespace) -> None:
@@ -122,7 +131,7 @@ def _select(args: argparse.Namespace) -> None:
 
 
 def _finetune_eval(args: argparse.Namespace) -> None:
-    found = _laboratory(args).evaluate(args.seed)
+    found = _laboratory(args).evaluate(args.seed, args.control)
     print(f"{'':12}{'label words':>12}{'greedy':>9}   ({found.examples} examples)")
     for name in ("zero_shot", "in_context", "finetuned"):
         print(f"{name:<12}{getattr(found, name):>12.4f}{getattr(found, name + '_greedy'):>9.4f}")
@@ -158,10 +167,12 @@ def _record(args: argparse.Namespace) -> None:
 def _metrics(args: argparse.Namespace) -> None:
     from raydual.metrics.catalogue import CATALOGUE, OVERALL
 
-    rows = [row for row in _laboratory(args).measure(args.seed) if row["metric"] in METRICS[args.command]]
+    laboratory = _laboratory(args)
+    labels = len(laboratory.study.config.task.label_words)
+    rows = [r for r in laboratory.measure(args.seed, args.control) if r["metric"] in METRICS[args.command]]
     layers = sorted({row["layer"] for row in rows if row["layer"] != OVERALL})
     for name in METRICS[args.command]:
-        for condition in CATALOGUE[name].conditions:
+        for condition in CATALOGUE[name].conditions_with_labels(labels):
             found = {row["layer"]: row for row in rows if (row["metric"], row["condition"]) == (name, condition)}
             label = f"{CATALOGUE[name].label}, {condition}"
             print(f"{label:<52}{_number(found[OVERALL])}" + "".join(_number(found[i]) for i in layers if i in found))

@@ -54,6 +54,9 @@ class Finetune(Settings):
     weight_decay: Weight = 0.0
     epochs: Count = 1
     loss: Literal["all", "label"] = "all"
+    gradient: Literal["full", "layer_causal"] = Field(
+        default="full", description="layer_causal: each layer learns from what it and those below it compute (Deutch)"
+    )
     projections: Annotated[tuple[Literal["k_proj", "v_proj"], ...], Field(min_length=1)] = (
         "k_proj",
         "v_proj",
@@ -109,10 +112,29 @@ class Measures(Settings):
     """Variants of the metrics (docs/science.md, section 4)."""
 
     update_field: Literal["attn_out", "hidden"] = Field(default="attn_out", description="h of SimAOU")
+    query_field: Literal["query", "query_normed"] = Field(
+        default="query", description="Kendall's: before, after q_norm"
+    )
     keep_first_token: Flag = Field(default=False, description="keep each text's first token in SimAM and Kendall")
     kendall_examples: Count | None = Field(default=None, description="Kendall on the first so many; None: all")
     resamples: Annotated[int, Field(strict=True, ge=100)] = 9999
     noise_seed: Index = 0
+
+
+class Controls(Settings):
+    """What is run beside the measurement, to tell what is specific about it (docs/science.md, section 5)."""
+
+    layer_causal: Flag = False
+    random_step: Flag = False
+    other_seed: Flag = False
+    untrained: Flag = False
+    trained_embeddings: Flag = False
+    labels: tuple[Literal["random", "flipped", "abstract"], ...] = ()
+    permutations: Index = Field(default=0, description="how many other orders of each seed's demonstrations")
+    seeds: Count | None = Field(default=None, description="on the first so many of the measured seeds; None: all")
+    abstract_words: tuple[Name, ...] = ("foo", "bar", "dax", "wug", "lek", "zot")
+
+    _lists_distinct = field_validator("labels", "abstract_words")(_distinct)
 
 
 class Execution(Settings):
@@ -140,6 +162,7 @@ class SweepConfig(Settings):
     search: Search = Search()
     finetune: Finetune = Finetune()
     measures: Measures = Measures()
+    controls: Controls = Controls()
     execution: Execution = Execution()
 
     _seeds_distinct = field_validator("seeds")(_distinct)
@@ -174,6 +197,13 @@ class SweepConfig(Settings):
             raise ValueError(
                 f"search.seeds.slices ends at {seeds.slices[-1]}, but split.selection is {self.split.selection}"
             )
+        controls, labels = self.controls, len(self.task.label_words)
+        if "abstract" in controls.labels and len(controls.abstract_words) < labels:
+            raise ValueError(
+                f"controls.abstract_words has {len(controls.abstract_words)} words, but the task has {labels} labels"
+            )
+        if controls.other_seed and (seeds.keep if seeds else len(self.seeds)) < 2:
+            raise ValueError("controls.other_seed needs at least two measured seeds")
         if self.data == "hub" and self.task.hub is None:
             raise ValueError(f"data is 'hub', but the task {self.task.name!r} names no hub data set")
         if self.data == "embedded" and self.task.name not in ("sst2", "sst5"):

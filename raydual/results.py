@@ -15,10 +15,11 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from raydual.config import SweepConfig
+from raydual.controls import MEASUREMENT
 from raydual.errors import UserError
 from raydual.loading import dump_config, load_config
 
-NO_CONTROL = "none"
+NO_CONTROL = MEASUREMENT.name
 FAILED = "failed"
 
 MEASUREMENTS = pa.schema(
@@ -59,16 +60,18 @@ COMPARISONS = pa.schema(
         pa.field("baseline", pa.string(), False, {"description": "the metric that it is compared with"}),
         pa.field("baseline_condition", pa.string(), False),
         pa.field("control", pa.string(), False),
+        pa.field("baseline_control", pa.string(), False, {"description": "the control that the baseline is of"}),
         pa.field("layer", pa.int16(), False, {"description": "from 0; -1: overall"}),
         pa.field("n", pa.int64(), False, {"description": "seeds that have both"}),
         pa.field("difference", pa.float64(), False, {"description": "metric minus baseline, mean over seeds"}),
         pa.field("ci_low", pa.float64(), False, {"description": "95 % BCa bootstrap interval of the difference"}),
         pa.field("ci_high", pa.float64(), False),
+        pa.field("above", pa.float64(), False, {"description": "share of seeds with a greater value; a tie is half"}),
         pa.field("p", pa.float64(), False, {"description": "Wilcoxon's signed-rank test, two-sided"}),
-        pa.field("p_holm", pa.float64(), False, {"description": "corrected by Holm over the layers"}),
+        pa.field("p_holm", pa.float64(), False, {"description": "corrected over layers; overall: over controls"}),
     ]
 )
-"""Every metric against its baselines, paired over seeds."""
+"""Every metric against its baselines, and against itself in every control, paired over seeds."""
 
 SEED_SEARCH = pa.schema(
     [
@@ -153,7 +156,7 @@ class RunDirectory:
 
     @property
     def comparisons_file(self) -> Path:
-        """The metrics against their baselines, paired over seeds."""
+        """The metrics against their baselines and controls, paired over seeds."""
         return self.path / "comparisons.parquet"
 
     @property

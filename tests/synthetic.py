@@ -48,7 +48,7 @@ def synthetic_rows(seeds: int, layers: int, failed: Sequence[int]) -> Iterator[d
             continue
         draw = random.Random(seed)
         for metric in CATALOGUE.values():
-            for condition in metric.conditions:
+            for condition in metric.conditions_with_labels(2):
                 yield from _metric_rows(draw, seed, metric, condition, layers)
 
 

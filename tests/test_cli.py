@@ -20,7 +20,7 @@ from raydual.metrics.catalogue import CATALOGUE
 from raydual.results import FINETUNE_SEARCH, RunDirectory
 
 from .test_sweep import settings
-from .tiny import save_tiny, tiny_examples
+from .tiny import LABELS, save_tiny, tiny_examples
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,17 @@ def test_a_metric_command_prints_the_sweeps_numbers(sweep, measured, command, ca
             else:
                 assert float(shown) == pytest.approx(row["value"], abs=2e-4)
             printed += 1
-    assert printed == sum(len(CATALOGUE[name].conditions) for name in METRICS[command])
+    assert printed == sum(len(CATALOGUE[name].conditions_with_labels(len(LABELS))) for name in METRICS[command])
+
+
+def test_a_control_is_measured_by_its_name(sweep, capsys):
+    printed = []
+    for control in ("none", "labels_flipped", "other_seed"):
+        assert main(["finetune-eval", str(sweep), "--seed", "1", "--control", control]) == 0
+        printed.append(capsys.readouterr().out)
+    assert len(set(printed)) == 3
+    assert main(["finetune-eval", str(sweep), "--control", "nothing"]) == 2
+    assert "control 'nothing' is not one of" in capsys.readouterr().err
 
 
 def test_every_metric_has_a_command():

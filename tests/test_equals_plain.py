@@ -15,7 +15,7 @@ from raydual.model.attention import dual_attention
 from raydual.model.finetune import finetune
 from raydual.model.loading import load_model
 from raydual.model.passes import Rows, encode_prefix, hidden_states
-from raydual.model.recording import FIELDS
+from raydual.model.recording import FIELDS, MODULE_FIELDS
 from raydual.model.stacked import stack_projections, with_projections
 from raydual.tasks.examples import Examples, demonstration_indices
 from raydual.tasks.prompts import encode_demonstrations, encode_queries
@@ -84,6 +84,8 @@ CASES = {
         "measures": {"keep_first_token": True, "update_field": "hidden", "kendall_examples": 7}
     },
     "more demonstrations": {"demonstrations": 17},
+    "layer-causal": {"finetune": {"learning_rate": 0.1, "gradient": "layer_causal", "epochs": 2}},
+    "normalised queries": {"measures": {"query_field": "query_normed"}},
     "values only": {"finetune": {"learning_rate": 0.1, "projections": ["v_proj"]}},
 }
 
@@ -104,6 +106,7 @@ def test_every_metric_equals_the_plain_one(tmp_path, case, bias):
             FinetuneSettings(**config.finetune.model_dump()),
             plain.MeasureSettings(
                 update_field=config.measures.update_field,
+                query_field=config.measures.query_field,
                 keep_first_token=config.measures.keep_first_token,
                 kendall_examples=config.measures.kendall_examples,
             ),
@@ -153,7 +156,7 @@ def test_every_recorded_tensor_equals_the_plain_one(setting):
                     own, context = queries.in_context[index], demonstrations.prefix
                     expected = record(eager, [*context.tolist(), *own.tolist()], len(context))
                     fields = {name: x[group * n + place].numpy() for name, x in found.fields.items()}
-                    for name in ("attn_out", "hidden", "query", "attn_in"):
+                    for name in MODULE_FIELDS:
                         np.testing.assert_allclose(fields[name], getattr(expected, name), **TOLERANCE)
                     np.testing.assert_allclose(
                         fields["scores_query"][..., : len(own)], expected.scores_query, **TOLERANCE

@@ -14,7 +14,7 @@ FLOORS = (
     {"errors", "embedded"},
     {"tasks.task"},
     {"config"},
-    {"loading"},
+    {"loading", "controls"},
     {"metrics", "tasks", "results"},
     {"model"},
     {"measure"},

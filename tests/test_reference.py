@@ -28,6 +28,7 @@ from .tiny import LABELS, label_ids, save_tiny, tiny_examples, tiny_model, tiny_
 
 TASK = TaskSettings(label_words=LABELS)
 EXAMPLES = tiny_examples(40)
+CHOSEN = [EXAMPLES[i] for i in (4, 2, 7)]
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +259,7 @@ def test_the_relaxed_updates_are_linear_attention(model, tokenizer):
 def test_weights_on_the_query_are_what_the_demonstrations_leave(model, tokenizer):
     settings = FinetuneSettings(learning_rate=0.05)
     kept = MeasureSettings(keep_first_token=True)
-    seed = record_seed(model, tokenizer, EXAMPLES[:30], EXAMPLES[30:32], TASK, [4, 2, 7], settings, kept)
+    seed = record_seed(model, tokenizer, CHOSEN, EXAMPLES[30:32], TASK, settings, kept)
     for example in seed.examples:
         assert len(example.query_pairs) == len(example.alone.ids)
         left = context_weights(example).sum(axis=2)
@@ -275,7 +276,7 @@ def test_measure_seed_gives_every_number_of_the_catalogue(model, tokenizer):
     expected = {
         (metric.name, condition, layer)
         for metric in CATALOGUE.values()
-        for condition in metric.conditions
+        for condition in metric.conditions_with_labels(len(LABELS))
         for layer in ((OVERALL, 0, 1, 2) if metric.per_layer else (OVERALL,))
     }
     assert set(values) == expected
@@ -297,7 +298,7 @@ def test_measure_seed_gives_every_number_of_the_catalogue(model, tokenizer):
 
 def test_without_a_step_fine_tuning_is_zero_shot(model, tokenizer):
     settings = FinetuneSettings(learning_rate=0.0)
-    recorded = record_seed(model, tokenizer, EXAMPLES[:30], EXAMPLES[30:33], TASK, [4, 2, 7], settings)
+    recorded = record_seed(model, tokenizer, CHOSEN, EXAMPLES[30:33], TASK, settings)
     values = values_of(recorded, MeasureSettings(), np.random.default_rng(0))
     assert values["update_norm", "ft", OVERALL] == 0
     assert math.isnan(values["simaou", "icl-ft", OVERALL])

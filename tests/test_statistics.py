@@ -8,10 +8,16 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raydual.metrics.statistics import Distribution, compare, describe, holm, mean_interval
+from raydual.metrics.bootstrap import Bootstrap
+from raydual.metrics.statistics import Distribution, compare, compare_all, describe, describe_all, holm
 
 few = settings(max_examples=40, deadline=None)
 values = st.lists(st.integers(-(10**6), 10**6).map(lambda value: value / 10**4), min_size=2, max_size=30).map(np.array)
+
+
+def mean_interval(sample: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
+    low, high = Bootstrap(resamples, seed).intervals(sample[None])[0]
+    return float(low), float(high)
 
 
 def numbers(found: Distribution) -> np.ndarray:
@@ -50,8 +56,18 @@ def test_the_interval_is_scipys_with_the_same_generator(draw, seed):
 def test_the_interval_does_not_depend_on_how_many_resamples_are_held_at_once(monkeypatch):
     sample = np.random.default_rng(0).exponential(size=31)
     whole = mean_interval(sample, 997, 0)
-    monkeypatch.setattr("raydual.metrics.statistics._BATCH_ELEMENTS", 31 * 7)
+    monkeypatch.setattr("raydual.metrics.bootstrap._BLOCK_ELEMENTS", 31 * 7)
     assert mean_interval(sample, 997, 0) == pytest.approx(whole, rel=1e-9)
+
+
+@few
+@given(st.lists(values, min_size=1, max_size=6), st.integers(0, 2))
+def test_what_is_told_of_a_sample_does_not_depend_on_the_others(samples, undefined):
+    samples = [np.array([*sample.tolist(), *[float("nan")] * undefined]) for sample in samples]
+    together = describe_all(samples, Bootstrap(199, 1)), compare_all(samples, Bootstrap(199, 1))
+    for sample, described, compared in zip(samples, *together, strict=True):
+        alone = describe(sample, resamples=199, seed=1), compare(sample, np.zeros(len(sample)), resamples=199, seed=1)
+        np.testing.assert_equal((asdict(described), asdict(compared)), tuple(map(asdict, alone)))
 
 
 @few

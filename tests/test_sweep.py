@@ -60,6 +60,7 @@ def settings(inputs, **changes):
             "finetune": {"learning_rate": [0.02, 0.2], "seeds": 3},
         },
         "measures": {"resamples": 200},
+        "controls": {"random_step": True, "other_seed": True, "untrained": True, "permutations": 1, "seeds": 4},
         "execution": {"seeds_per_batch": 2, "batch_size": 64},
         **changes,
     }
@@ -94,8 +95,10 @@ def test_a_run_leaves_what_it_should(uninterrupted):
     assert manifest["seeds"]["measured"] == 6
     assert manifest["seeds"]["chosen"] == [row["seed"] for row in seeds if row["kept"]]
     assert manifest["finetune"]["learning_rate"] == chosen[0]["learning_rate"]
-    assert {key for key, _ in uninterrupted.finished()} == set(manifest["seeds"]["chosen"])
-    assert len(list(uninterrupted.measurements.iterdir())) == 3
+    chosen = manifest["seeds"]["chosen"]
+    controls = ("random_step", "other_seed", "untrained", "permutation_1")
+    assert uninterrupted.finished() == {(s, "none") for s in chosen} | {(s, c) for s in chosen[:4] for c in controls}
+    assert len(list(uninterrupted.measurements.iterdir())) == 3 + 4 * 2
     assert uninterrupted.report_file.stat().st_size > 20_000
     assert load_config(uninterrupted.config_file).fingerprint() == manifest["fingerprint"]
 
@@ -116,7 +119,7 @@ def test_resuming_computes_only_what_is_missing(uninterrupted, inputs, tmp_path,
 
     moved = RunDirectory(tmp_path / "moved")
     shutil.copytree(uninterrupted.path, moved.path)
-    kept, lost, partly = sorted(moved.measurements.iterdir())
+    kept, lost, partly = sorted(moved.measurements.iterdir())[:3]
     lost.unlink()
     partly.rename(moved.measurements / f".{partly.name}.1.tmp")
     moved.manifest_file.unlink()
@@ -124,7 +127,7 @@ def test_resuming_computes_only_what_is_missing(uninterrupted, inputs, tmp_path,
     before = kept.stat().st_mtime_ns
     run_to(moved.path, inputs, resume=True)
     said = capsys.readouterr().out
-    assert "2 of 6 seeds are there already" in said
+    assert "18 of 22 are there already" in said
     assert "search:" not in said
     assert kept.stat().st_mtime_ns == before
     assert_same_summary(moved, uninterrupted, 0)
@@ -190,7 +193,7 @@ def test_a_killed_run_goes_on_to_the_same_summary(uninterrupted, inputs, tmp_pat
 
 
 def test_seeds_that_do_not_fit_are_counted_and_the_run_goes_on(inputs, tmp_path):
-    config = validate_config(settings(inputs, seeds=6, search={}, split={"measured": 9}), "test")
+    config = validate_config(settings(inputs, seeds=6, search={}, controls={}, split={"measured": 9}), "test")
     study = prepare_study(config)
     tokenizer = study.source.tokenizer()
     queries = study.queries(tokenizer, "measured")
@@ -199,7 +202,7 @@ def test_seeds_that_do_not_fit_are_counted_and_the_run_goes_on(inputs, tmp_path)
     fitting = sum(length <= sorted(lengths)[3] for length in lengths)
     assert 0 < fitting < 6
     model = save_tiny(tmp_path / "short", max_position_embeddings=limit)
-    run = run_to(tmp_path / "run", (model, inputs[1]), seeds=6, search={}, split={"measured": 9})
+    run = run_to(tmp_path / "run", (model, inputs[1]), seeds=6, search={}, controls={}, split={"measured": 9})
     assert [reason for *_, reason in run.failures()] == [
         f"its longest prompt has {limit - sorted(lengths)[3] + length} tokens, but the model's context holds {limit}"
         for length in lengths

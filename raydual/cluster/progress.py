@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.util.metrics import Gauge
 
-from raydual.results import FAILED
+from raydual.results import FAILED, NO_CONTROL
 
 
 def say(text: str) -> None:
@@ -47,22 +47,28 @@ class StageProgress:
 
 
 class MeasureGauges:
-    """What Ray's metrics say of the measuring stage: `ray_raydual_…`, read by the dashboard or Prometheus."""
+    """What Ray's metrics say of the measuring stage: `ray_raydual_…`, read by the dashboard or Prometheus.
+
+    Accuracies are the measurement's; controls count as work done alone.
+    """
 
     def __init__(self) -> None:
         self.started = time.monotonic()
         self.counts = {"done": 0, "failed": 0}
+        self.measured = 0
         self.sums = {"zsl": 0.0, "icl": 0.0, "ft": 0.0}
-        self.seeds = Gauge("raydual_seeds", "Seeds so far, by outcome", tag_keys=("outcome",))
-        self.rate = Gauge("raydual_seeds_per_minute", "Seeds measured per minute since the stage began")
+        self.seeds = Gauge("raydual_seeds", "Seeds and controls of seeds so far, by outcome", tag_keys=("outcome",))
+        self.rate = Gauge("raydual_seeds_per_minute", "Seeds and controls of seeds per minute since the stage began")
         self.accuracy = Gauge("raydual_accuracy", "Mean accuracy so far", tag_keys=("condition",))
 
     def update(self, rows: pa.Table) -> str:
         """Take in a finished batch; returns a line with the accuracies so far."""
         failed = rows.filter(pc.field("metric") == FAILED).num_rows
-        accuracy = rows.filter(pc.field("metric") == "accuracy")
         self.counts["failed"] += failed
         self.counts["done"] += len(pc.unique(rows["seed"])) - failed
+        rows = rows.filter(pc.field("control") == NO_CONTROL)
+        accuracy = rows.filter(pc.field("metric") == "accuracy")
+        self.measured += len(pc.unique(accuracy["seed"]))
         for outcome, count in self.counts.items():
             self.seeds.set(count, tags={"outcome": outcome})
         self.rate.set(sum(self.counts.values()) / (time.monotonic() - self.started) * 60)
@@ -70,8 +76,8 @@ class MeasureGauges:
         for condition in self.sums:
             values = accuracy.filter(pc.field("condition") == condition)["value"]
             self.sums[condition] += pc.sum(values).as_py() or 0.0
-            if self.counts["done"]:
-                mean = self.sums[condition] / self.counts["done"]
+            if self.measured:
+                mean = self.sums[condition] / self.measured
                 self.accuracy.set(mean, tags={"condition": condition})
                 words.append(f"{condition} {mean:.3f}")
         failures = f", {self.counts['failed']} failed" if self.counts["failed"] else ""

@@ -12,12 +12,13 @@ from raydual.cluster.plan import ReplicaPlan, plan_replicas
 from raydual.cluster.progress import MeasureGauges, StageProgress, say
 from raydual.cluster.search import Choice, search, stored_choice
 from raydual.cluster.stream import measure
+from raydual.controls import MEASUREMENT
 from raydual.errors import UserError
-from raydual.measure.study import Study
+from raydual.measure.study import Study, Unit
 from raydual.reduce import reduce_run
 from raydual.report import write_report
 from raydual.report.console import headline_lines
-from raydual.results import NO_CONTROL, RunDirectory
+from raydual.results import RunDirectory
 
 _PACKAGES = ("raydual", "torch", "transformers", "ray", "numpy", "scipy", "tokenizers", "datasets")
 
@@ -46,7 +47,7 @@ def run_study(study: Study, run: RunDirectory, where: str, address: str | None) 
     say(f"task {config.task.name}, {config.demonstrations} demonstrations, protocol {config.protocol}")
     hardware: dict[str, Any] = {}
     choice = stored_choice(run, config)
-    if choice is None or _todo(run, choice):
+    if choice is None or _todo(study, run, choice):
         with connect(address) as connection, _unwrapped_user_errors():
             timings.seconds["start ray"] = round(connection.seconds, 2)
             hardware = {"ray": connection.describe(), "cpus": connection.cpus, "gpus": connection.gpus}
@@ -76,17 +77,20 @@ def _on_ray(study: Study, run: RunDirectory, connection: Connection, timings: Ti
     return choice
 
 
-def _todo(run: RunDirectory, choice: Choice) -> list[int]:
-    """The chosen seeds that have no rows yet."""
+def _todo(study: Study, run: RunDirectory, choice: Choice) -> list[Unit]:
+    """The units of the chosen seeds that have no rows yet."""
     finished = run.finished()
-    return [seed for seed in choice.seeds if (seed, NO_CONTROL) not in finished]
+    return [unit for unit in study.units(choice.seeds) if (unit.seed, unit.control.name) not in finished]
 
 
 def _measure(study: Study, choice: Choice, plan: ReplicaPlan, run: RunDirectory) -> None:
-    todo = _todo(run, choice)
-    done = len(choice.seeds) - len(todo)
+    todo, everything = _todo(study, run, choice), study.units(choice.seeds)
+    controls = {unit.control.name: unit.control.label for unit in everything if unit.control is not MEASUREMENT}
+    if controls:
+        say(f"controls: {', '.join(controls.values())}")
+    done = len(everything) - len(todo)
     if done:
-        say(f"measure: {done} of {len(choice.seeds)} seeds are there already")
+        say(f"measure: {done} of {len(everything)} are there already")
     if not todo:
         return
     progress, gauges = StageProgress("measure", len(todo)), MeasureGauges()
@@ -111,6 +115,7 @@ def _unwrapped_user_errors() -> Iterator[None]:
 
 def _manifest(run: RunDirectory, choice: Choice, timings: Timings, hardware: dict[str, Any]) -> dict[str, Any]:
     failures = [{"seed": seed, "control": control, "reason": reason} for seed, control, reason in run.failures()]
+    finished = run.finished() - {(seed, control) for seed, control, _ in run.failures()}
     return {
         "name": run.config().name,
         "fingerprint": run.config().fingerprint(),
@@ -118,7 +123,8 @@ def _manifest(run: RunDirectory, choice: Choice, timings: Timings, hardware: dic
         "seeds": {
             "asked": len(run.config().seeds),
             "chosen": list(choice.seeds),
-            "measured": len(run.finished()) - len(failures),
+            "measured": sum(control == MEASUREMENT.name for _, control in finished),
+            "controls": sum(control != MEASUREMENT.name for _, control in finished),
             "failed": failures,
         },
         "finetune": choice.finetune.model_dump(mode="json"),

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import groupby, islice
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +12,8 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from raydual.cluster.plan import ReplicaPlan
 from raydual.config import Finetune
-from raydual.measure.study import Study
+from raydual.controls import control_named
+from raydual.measure.study import Study, Unit
 from raydual.model.source import ModelSource
 from raydual.results import measurement_table
 
@@ -26,59 +28,69 @@ def _tokenizer(source: ModelSource) -> Any:
 
 
 class Tokenize:
-    """A batch of seeds becomes a batch of tokenized demonstration sets, off the replicas' path."""
+    """A batch of units becomes a batch of cases, tokenized off the replicas' path."""
 
     def __init__(self, study: Any) -> None:
         self.study = study
 
     def __call__(self, batch: pa.Table) -> dict[str, list[Any]]:
-        """`seed` in, `demonstrations` (one object a seed) out."""
+        """`seed`, `control` and `tuned_on` in; `control` and `case` (one object a unit) out."""
         study: Study = ray.get(self.study)
         tokenizer = _tokenizer(study.source)
-        return {"demonstrations": [study.demonstrations(tokenizer, seed) for seed in batch["seed"].to_pylist()]}
+        units = [Unit(row["seed"], control_named(row["control"]), row["tuned_on"]) for row in batch.to_pylist()]
+        return {"control": [u.control.name for u in units], "case": [study.case(tokenizer, unit) for unit in units]}
 
 
 class MeasuringActor:
     """A replica as Ray Data's pool holds it: loads once, then measures batch after batch."""
 
     def __init__(self, study: Any, zero_shot: Any, settings: Finetune, threads: int) -> None:
-        from raydual.measure.replica import Replica
-
-        loaded, queries, config = _load(ray.get(study), threads)
-        self.settings = settings
-        self.replica = Replica(loaded, queries, config, ray.get(zero_shot))
+        self.bench = _bench(ray.get(study), threads, settings, ray.get(zero_shot))
 
     def __call__(self, batch: dict[str, Any]) -> pa.Table:
-        """Tokenized demonstration sets in, the rows of the measurements' schema out."""
-        return measurement_table(self.replica.measure(list(batch["demonstrations"]), self.settings))
+        """Cases of one control in, the rows of the measurements' schema out."""
+        return measurement_table(self.bench.measure(control_named(batch["control"][0]), list(batch["case"])))
 
 
-def _load(study: Study, threads: int) -> tuple:
+def _bench(study: Study, threads: int, settings: Finetune, zero_shot: Any = None) -> Any:
     import torch
 
+    from raydual.measure.bench import Bench
     from raydual.model.loading import load_model
 
     torch.set_num_threads(threads)
     config = study.config
-    loaded = load_model(config.model, revision=config.revision, dtype=config.dtype)
-    return loaded, study.queries(loaded.tokenizer, "measured"), config
+    return Bench(load_model(config.model, revision=config.revision, dtype=config.dtype), study, settings, zero_shot)
 
 
-def _zero_shot(study: Study, threads: int) -> Any:
-    from raydual.measure.replica import Replica
-
-    return Replica(*_load(study, threads)).measure_zero_shot()
+def _zero_shot(study: Study, threads: int, settings: Finetune) -> Any:
+    return _bench(study, threads, settings).measure_zero_shot()
 
 
-def measure(study: Study, seeds: Sequence[int], settings: Finetune, plan: ReplicaPlan) -> Iterator[pa.Table]:
-    """The measured rows of `seeds`, a table for each batch of seeds as soon as it is finished, in any order."""
+def _batches(units: Sequence[Unit], size: int) -> Iterator[list[Unit]]:
+    """Units of one control, `size` at a time."""
+    for _, of_control in groupby(units, key=lambda unit: unit.control.name):
+        while batch := list(islice(of_control, size)):
+            yield batch
+
+
+def measure(study: Study, units: Sequence[Unit], settings: Finetune, plan: ReplicaPlan) -> Iterator[pa.Table]:
+    """The measured rows of `units`, a table for each batch of them as soon as it is finished, in any order."""
     _quieten()
     resources: dict[str, Any] = {"num_cpus": plan.cpus, "num_gpus": plan.gpus}
     shared = ray.put(study)
-    zero_shot = ray.remote(_zero_shot).options(**resources).remote(shared, plan.threads)
+    zero_shot = ray.remote(_zero_shot).options(**resources).remote(shared, plan.threads, settings)
     ray.wait([zero_shot])
-    size = study.config.execution.seeds_per_batch
-    blocks = [pa.table({"seed": seeds[i : i + size]}) for i in range(0, len(seeds), size)]
+    blocks = [
+        pa.table(
+            {
+                "seed": [unit.seed for unit in batch],
+                "control": [unit.control.name for unit in batch],
+                "tuned_on": [unit.tuned_on for unit in batch],
+            }
+        )
+        for batch in _batches(units, study.config.execution.seeds_per_batch)
+    ]
     results = (
         ray.data.from_arrow(blocks)
         .map_batches(Tokenize(shared), batch_size=None, batch_format="pyarrow", num_cpus=_TOKENIZE_CPUS)

@@ -9,7 +9,7 @@ from torch import Tensor
 from raydual.config import Measures
 from raydual.measure.conditions import Chunk, Outcome
 from raydual.measure.keyed_noise import SIMAOU_NOISE, keyed_noise
-from raydual.measure.rank_metrics import TRAINING_FIELDS, Key, Training, rank_metrics
+from raydual.measure.rank_metrics import Key, Training, rank_metrics
 from raydual.metrics.similarity import cosine, relative_norm, simam, simaou, unit
 
 
@@ -19,8 +19,8 @@ def recorded_fields(measures: Measures) -> dict[str, tuple[str, ...]]:
     return {
         "zsl": (field, "scores_query"),
         "icl": (field, "scores_query", "scores_demo", "context_mass"),
-        "ft": (field, "scores_query", "query", "attn_in"),
-        "train": TRAINING_FIELDS,
+        "ft": (field, "scores_query", measures.query_field, "attn_in"),
+        "train": (measures.query_field, "attn_in"),
     }
 
 
@@ -39,7 +39,12 @@ def chunk_metrics(
         **_update_metrics(chunk, zsl.fields, icl_by_seed, ft_by_seed, seeds, measures),
         **_map_metrics(chunk, zsl.fields, icl_by_seed, ft_by_seed),
         **rank_metrics(
-            chunk, icl_by_seed["scores_demo"], ft_by_seed["query"], ft_by_seed["attn_in"], training, measures
+            chunk,
+            icl_by_seed["scores_demo"],
+            ft_by_seed[measures.query_field],
+            ft_by_seed["attn_in"],
+            training,
+            measures,
         ),
         ("lambda", "icl"): icl_by_seed["context_mass"].mean(dim=-1),
     }

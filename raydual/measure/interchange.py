@@ -77,14 +77,14 @@ def record_seed(laboratory: Laboratory, seed: int) -> dict[str, list[Entry]]:
         The seed cannot be measured, or the sweep's variants are not those that the format knows.
     """
     measures = laboratory.study.config.measures
-    if measures.update_field != "attn_out" or measures.keep_first_token:
-        raise UserError("measures: the format needs update_field attn_out, and keep_first_token false")
+    if measures.update_field != "attn_out" or measures.query_field != "query" or measures.keep_first_token:
+        raise UserError("measures: the format needs update_field attn_out, query_field query, keep_first_token false")
     demonstrations = laboratory.demonstrations(seed)
     replica = laboratory.replica
     tuned = finetune(replica.model, [demonstrations], laboratory.settings, replica.fields["train"])
     if not bool(tuned.finite[0]):
         raise UserError(f"seed {seed}: fine-tuning diverged at learning rate {laboratory.settings.learning_rate:g}")
-    of_seed = _Seed(demonstrations, training_tokens([demonstrations], tuned)[0], tuned.recordings)
+    of_seed = _Seed(demonstrations, training_tokens([demonstrations], tuned, "query")[0], tuned.recordings)
     entries: dict[str, list[Entry]] = defaultdict(list)
     with torch.inference_mode():
         prefix, _ = replica.encode([demonstrations])

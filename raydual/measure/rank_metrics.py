@@ -18,7 +18,6 @@ from raydual.tasks.prompts import DemonstrationSet
 Key = tuple[str, str]
 """A metric and its condition."""
 
-TRAINING_FIELDS = ("query", "attn_in")
 _TOP_TOKENS, _TOP_EXAMPLES = 100, 5
 
 
@@ -26,7 +25,7 @@ _TOP_TOKENS, _TOP_EXAMPLES = 100, 5
 class Training:
     """One seed's demonstration tokens as fine-tuning saw them.
 
-    `query` and `attn_in` `[layers, pairs, width]` are their `q_proj` outputs and attention inputs; `prefix_index`
+    `query` and `attn_in` `[layers, pairs, width]` are their queries and attention inputs; `prefix_index`
     `[pairs]` their places in the in-context prompt; `example` `[pairs]` the demonstrations they belong to;
     `first_alike` `[pairs]` the first of them with the same token id, whose vectors in the first layer are the same
     ones, up to rounding that must not break a tie.
@@ -40,14 +39,17 @@ class Training:
     first_alike: Int[Tensor, "pairs"]
 
 
-def training_tokens(sets: Sequence[DemonstrationSet], tuned: Tuned) -> list[Training]:
-    """Pick every seed's paired demonstration tokens out of the recordings of its training passes."""
-    return [_training_tokens(group, demonstrations, tuned) for group, demonstrations in enumerate(sets)]
+def training_tokens(sets: Sequence[DemonstrationSet], tuned: Tuned, query: str) -> list[Training]:
+    """Pick every seed's paired demonstration tokens out of the recordings of its training passes.
+
+    `query` is the recorded field that their queries are taken from.
+    """
+    return [_training_tokens(group, demonstrations, tuned, query) for group, demonstrations in enumerate(sets)]
 
 
-def _training_tokens(group: int, demonstrations: DemonstrationSet, tuned: Tuned) -> Training:
+def _training_tokens(group: int, demonstrations: DemonstrationSet, tuned: Tuned, query: str) -> Training:
     device = tuned.losses.device
-    fields: dict[str, list[Tensor]] = {name: [] for name in TRAINING_FIELDS}
+    fields: dict[str, list[Tensor]] = {name: [] for name in (query, "attn_in")}
     for place, recorded in enumerate(tuned.recordings):
         tokens = demonstrations.token_index[demonstrations.example_index == place]
         for name, parts in fields.items():
@@ -58,7 +60,7 @@ def _training_tokens(group: int, demonstrations: DemonstrationSet, tuned: Tuned)
     places = (demonstrations.prefix_index, example, first[group_of])
     return Training(
         demonstrations.seed,
-        torch.cat(fields["query"], dim=1),
+        torch.cat(fields[query], dim=1),
         torch.cat(fields["attn_in"], dim=1),
         *(torch.as_tensor(x, device=device) for x in places),
     )

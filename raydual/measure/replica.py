@@ -11,7 +11,7 @@ from torch import Tensor
 from raydual.config import Finetune, SweepConfig
 from raydual.measure.chunk_metrics import chunk_metrics, recorded_fields
 from raydual.measure.conditions import Chunk, Outcome, make_chunks, run_condition
-from raydual.measure.rank_metrics import Key, training_tokens
+from raydual.measure.rank_metrics import Key, Training, training_tokens
 from raydual.measure.rows import Predictions, Row, failure_row, layer_rows, prediction_rows
 from raydual.measure.weight_updates import DualRecorder, context_updates, simdw
 from raydual.metrics.similarity import norm_matched_null
@@ -19,6 +19,7 @@ from raydual.model.attention import Prefix
 from raydual.model.finetune import Tuned, finetune
 from raydual.model.loading import LoadedModel
 from raydual.model.passes import Rows, encode_prefix
+from raydual.model.random_step import random_step
 from raydual.model.recording import Recorder
 from raydual.model.stacked import with_projections
 from raydual.tasks.prompts import DemonstrationSet, Queries
@@ -66,8 +67,19 @@ class Replica:
             self.model, rows.repeat(seeds), self.queries.label_tokens, self.fields[condition], **prefix
         )
 
-    def measure(self, sets: Sequence[DemonstrationSet], settings: Finetune | None = None) -> list[Row]:
+    def measure(
+        self,
+        sets: Sequence[DemonstrationSet],
+        settings: Finetune | None = None,
+        *,
+        tuned_on: Sequence[DemonstrationSet] | None = None,
+        at_random: bool = False,
+    ) -> list[Row]:
         """The metric rows of every seed in `sets`; a seed that fails for its own reasons has one row that says why.
+
+        The training tokens of the rank metrics are always those of the seed's own fine-tuning. For the `ft` condition
+        the model may be another: the one fine-tuned on the demonstrations `tuned_on`, one for each of `sets`, or one
+        that moved by as much `at_random`.
 
         Raises
         ------
@@ -76,20 +88,32 @@ class Replica:
         settings = settings or self.config.finetune
         limit = self.model.config.max_position_embeddings
         rows, fitting = [], []
-        for demonstrations in sets:
+        for place, demonstrations in enumerate(sets):
             reason = too_long(demonstrations, self.queries, limit)
             if reason:
                 rows.append(failure_row(demonstrations.seed, reason))
             else:
-                fitting.append(demonstrations)
+                fitting.append(place)
         if fitting:
-            rows += self._measure_fitting(fitting, settings)
+            others = [tuned_on[place] for place in fitting] if tuned_on else None
+            rows += self._measure_fitting([sets[place] for place in fitting], settings, others, at_random)
         return rows
 
-    def _measure_fitting(self, sets: list[DemonstrationSet], settings: Finetune) -> list[Row]:
+    def _measure_fitting(
+        self,
+        sets: list[DemonstrationSet],
+        settings: Finetune,
+        others: list[DemonstrationSet] | None,
+        at_random: bool,
+    ) -> list[Row]:
         tuned = finetune(self.model, sets, settings, self.fields["train"])
-        values, predictions = self._examples(sets, tuned)
-        labels = len(self.queries.label_tokens)
+        training = training_tokens(sets, tuned, self.config.measures.query_field)
+        if others:
+            tuned = finetune(self.model, others, settings)
+        if at_random:
+            tuned = random_step(self.model, tuned, [s.seed for s in sets], self.config.measures.noise_seed)
+        values, predictions = self._examples(sets, training, tuned)
+        labels, gold = len(self.queries.label_tokens), np.asarray(self.queries.labels)
         rows: list[Row] = []
         for group, demonstrations in enumerate(sets):
             seed = demonstrations.seed
@@ -97,7 +121,7 @@ class Replica:
                 rows.append(failure_row(seed, f"fine-tuning diverged at learning rate {settings.learning_rate:g}"))
                 continue
             zsl, icl, ft = (predictions[name][group] for name in ("zsl", "icl", "ft"))
-            rows += prediction_rows(seed, zsl, icl, ft, labels)
+            rows += prediction_rows(seed, zsl, icl, ft, gold, labels)
             of_seed = {key: found[group] for key, found in values.items()}
             for (metric, condition), found in self._with_null(seed, of_seed).items():
                 rows += layer_rows(seed, metric, condition, found)
@@ -105,10 +129,9 @@ class Replica:
 
     @torch.inference_mode()
     def _examples(
-        self, sets: list[DemonstrationSet], tuned: Tuned
+        self, sets: list[DemonstrationSet], training: list[Training], tuned: Tuned
     ) -> tuple[dict[Key, np.ndarray], dict[str, list[Predictions]]]:
         """Per example: layer metrics `[G, examples, layers]`, and each seed's predictions under each condition."""
-        training = training_tokens(sets, tuned)
         inputs = Recorder(("attn_in",))
         prefix, real = self.encode(sets, inputs)
         contexts = context_updates(self.model, inputs.layers["attn_in"], real)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from raydual.metrics.catalogue import OVERALL
+from raydual.metrics.catalogue import OVERALL, of_label
 from raydual.metrics.prediction import jaccard, kappa, rec2ftp, reverse_recall
 from raydual.results import FAILED, NO_CONTROL
 
@@ -84,7 +84,9 @@ class Predictions:
     greedy_right: Bool[np.ndarray, "examples"]
 
 
-def prediction_rows(seed: int, zsl: Predictions, icl: Predictions, ft: Predictions, labels: int) -> Iterator[Row]:
+def prediction_rows(
+    seed: int, zsl: Predictions, icl: Predictions, ft: Predictions, gold: Int[np.ndarray, "examples"], labels: int
+) -> Iterator[Row]:
     """Accuracies, the recalls with their counts, and the agreement of icl and ft."""
     for condition, found in (("zsl", zsl), ("icl", icl), ("ft", ft)):
         count = len(found.right)
@@ -95,7 +97,12 @@ def prediction_rows(seed: int, zsl: Predictions, icl: Predictions, ft: Predictio
     changed = jaccard(zsl.label, icl.label, ft.label)
     reason = None if changed == changed else "neither the context nor fine-tuning changes a prediction"
     yield row(seed, "jaccard", "icl-ft", changed, examples=count, reason=reason)
-    yield row(seed, "agreement", "icl-ft", float((icl.label == ft.label).mean()), examples=count)
+    alike = icl.label == ft.label
+    yield row(seed, "agreement", "icl-ft", float(alike.mean()), examples=count)
+    for label in range(labels):
+        of_gold = alike[gold == label]
+        share, reason = (float(of_gold.mean()), None) if len(of_gold) else (float("nan"), "no example has this label")
+        yield row(seed, "agreement", of_label("icl-ft", label), share, examples=len(of_gold), reason=reason)
     agreement = kappa(icl.label, ft.label, labels)
     reason = None if agreement == agreement else "context and fine-tuning predict one and the same label throughout"
     yield row(seed, "kappa", "icl-ft", agreement, examples=count, reason=reason)

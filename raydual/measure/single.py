@@ -10,8 +10,10 @@ import torch
 from jaxtyping import Float
 
 from raydual.config import Finetune, SweepConfig
+from raydual.controls import MEASUREMENT, control_named
 from raydual.errors import UserError
 from raydual.loading import validate_config
+from raydual.measure.bench import Bench
 from raydual.measure.replica import Replica, too_long
 from raydual.measure.rows import Row
 from raydual.measure.scoring import Scorer
@@ -44,6 +46,7 @@ class Laboratory:
     ----------
     config : a sweep, or a mapping with its settings (only `task` is needed; the rest has defaults).
     settings : the fine-tuning settings; default: the sweep's own `finetune`.
+    seeds : those among which the control `other_seed` finds the next one; default: all that the sweep names.
 
     Raises
     ------
@@ -51,11 +54,17 @@ class Laboratory:
         A mistake in the settings, the data or the model.
     """
 
-    def __init__(self, config: SweepConfig | dict[str, Any], settings: Finetune | None = None) -> None:
+    def __init__(
+        self,
+        config: SweepConfig | dict[str, Any],
+        settings: Finetune | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> None:
         if not isinstance(config, SweepConfig):
             config = validate_config({"name": "laboratory", "data": "embedded", "seeds": 1, **config}, "settings")
         self.study: Study = prepare_study(config)
         self.settings = settings or config.finetune
+        self.seeds = tuple(seeds or config.seeds)
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -69,13 +78,18 @@ class Laboratory:
         return self.study.queries(self.loaded.tokenizer, "measured")
 
     @cached_property
-    def replica(self) -> Replica:
-        """The replica that measures; it has passed all queries through the base model."""
-        return Replica(self.loaded, self.queries, self.study.config)
+    def bench(self) -> Bench:
+        """What measures, under any control."""
+        return Bench(self.loaded, self.study, self.settings)
 
-    def demonstrations(self, seed: int) -> DemonstrationSet:
+    @property
+    def replica(self) -> Replica:
+        """The replica of the trained model; it has passed all queries through it."""
+        return self.bench.replica()
+
+    def demonstrations(self, seed: int, control: str = MEASUREMENT.name) -> DemonstrationSet:
         """The tokenized demonstrations of a seed, checked to fit into the model's context."""
-        found = self.study.demonstrations(self.loaded.tokenizer, seed)
+        found = self.study.demonstrations(self.loaded.tokenizer, seed, control_named(control))
         reason = too_long(found, self.queries, self.loaded.model.config.max_position_embeddings)
         if reason:
             raise UserError(f"seed {seed}: {reason}; take fewer demonstrations")
@@ -88,22 +102,24 @@ class Laboratory:
         for seed in self.study.config.seeds:
             yield seed, scorer.in_context_right(scorer.encode(self.demonstrations(seed)), 0, count) / count
 
-    def measure(self, seed: int) -> list[Row]:
-        """Every metric of a seed: the rows that a sweep with these settings stores for it.
+    def measure(self, seed: int, control: str = MEASUREMENT.name) -> list[Row]:
+        """Every metric of a seed, or of a control of it: the rows that a sweep with these settings stores for it.
 
         Raises
         ------
         UserError
-            The seed cannot be measured, with the reason.
+            The seed cannot be measured, with the reason, or there is no such control.
         """
-        rows = self.replica.measure([self.demonstrations(seed)], self.settings)
+        self.demonstrations(seed, control)
+        unit = self.study.unit(seed, control_named(control), self.seeds)
+        rows = self.bench.measure(unit.control, [self.study.case(self.loaded.tokenizer, unit)])
         if rows[0]["metric"] == FAILED:
             raise UserError(f"seed {seed}: {rows[0]['reason']}")
         return rows
 
-    def evaluate(self, seed: int) -> Evaluation:
-        """Zero-shot, in-context and fine-tuned accuracy of a seed."""
-        rows = self.measure(seed)
+    def evaluate(self, seed: int, control: str = MEASUREMENT.name) -> Evaluation:
+        """Zero-shot, in-context and fine-tuned accuracy of a seed, or of a control of it."""
+        rows = self.measure(seed, control)
         values = {(row["metric"], row["condition"]): row["value"] for row in rows if "accuracy" in row["metric"]}
         return Evaluation(
             zero_shot=values["accuracy", "zsl"],

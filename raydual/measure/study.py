@@ -1,18 +1,39 @@
 """A sweep and its data together: what every worker needs to make prompts. Loads no torch."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import tokenizers
 
 from raydual.config import SweepConfig
+from raydual.controls import MEASUREMENT, Control, controls_of
 from raydual.errors import UserError
 from raydual.model.source import ModelSource
-from raydual.tasks.examples import Dataset, demonstration_indices, load_dataset
-from raydual.tasks.prompts import DemonstrationSet, Queries, encode_demonstrations, encode_queries
+from raydual.tasks.demonstrations import demonstration_examples
+from raydual.tasks.examples import Dataset, load_dataset
+from raydual.tasks.prompts import DemonstrationSet, Queries, encode_demonstrations, encode_queries, label_tokens
+from raydual.tasks.task import Task
 
 _CHECKED_SEEDS = 200
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is measured at once: a seed under a control, with the seed that is fine-tuned on (most often its own)."""
+
+    seed: int
+    control: Control
+    tuned_on: int
+
+
+@dataclass(frozen=True)
+class Case:
+    """A unit with its tokenized demonstrations; `tuned_on` is None where they are the context's own."""
+
+    context: DemonstrationSet
+    tuned_on: DemonstrationSet | None = None
 
 
 @dataclass(frozen=True)
@@ -27,17 +48,62 @@ class Study:
         """Where the model comes from."""
         return ModelSource(self.config.model, self.config.revision)
 
-    def queries(self, tokenizer: tokenizers.Tokenizer, which: Literal["selection", "measured"]) -> Queries:
+    def task(self, control: Control) -> Task:
+        """The task, with other label words if the control has them."""
+        if control.labels != "abstract":
+            return self.config.task
+        words = self.config.controls.abstract_words[: len(self.config.task.label_words)]
+        return self.config.task.model_copy(update={"label_words": words})
+
+    def queries(
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        which: Literal["selection", "measured"],
+        control: Control = MEASUREMENT,
+    ) -> Queries:
         """The tokenized queries of the selection or the measured slice."""
         examples = self.dataset.selection if which == "selection" else self.dataset.measured
-        return encode_queries(tokenizer, self.config.task, examples, self.config.measures.keep_first_token)
+        return encode_queries(tokenizer, self.task(control), examples, self.config.measures.keep_first_token)
 
-    def demonstrations(self, tokenizer: tokenizers.Tokenizer, seed: int) -> DemonstrationSet:
+    def demonstrations(
+        self, tokenizer: tokenizers.Tokenizer, seed: int, control: Control = MEASUREMENT
+    ) -> DemonstrationSet:
         """The tokenized demonstrations of a seed."""
-        train = self.dataset.train
-        chosen = train.take(demonstration_indices(seed, len(train), self.config.demonstrations))
-        keep_first = self.config.measures.keep_first_token
-        return encode_demonstrations(tokenizer, self.config.task, chosen, seed, keep_first)
+        task = self.task(control)
+        chosen = demonstration_examples(
+            self.dataset.train, seed, self.config.demonstrations, len(task.label_words), control
+        )
+        return encode_demonstrations(tokenizer, task, chosen, seed, self.config.measures.keep_first_token)
+
+    def units(self, seeds: Sequence[int]) -> list[Unit]:
+        """Everything that is measured when `seeds` are: control by control, the measurement itself first."""
+        return [
+            self.unit(seed, control, seeds)
+            for control in controls_of(self.config.controls)
+            for seed in (seeds if control is MEASUREMENT else seeds[: self.config.controls.seeds])
+        ]
+
+    def unit(self, seed: int, control: Control, seeds: Sequence[int]) -> Unit:
+        """A seed under a control; another seed that is fine-tuned on is the next of `seeds`, after the last the first.
+
+        Raises
+        ------
+        UserError
+            There is no other seed.
+        """
+        if control.tuned_on == "own":
+            return Unit(seed, control, seed)
+        following = [*(s for s in sorted(seeds) if s > seed), *sorted(s for s in seeds if s < seed)]
+        if not following:
+            raise UserError(f"control {control.name!r}: there is no seed but {seed} to fine-tune on; name more `seeds`")
+        return Unit(seed, control, following[0])
+
+    def case(self, tokenizer: tokenizers.Tokenizer, unit: Unit) -> Case:
+        """The tokenized demonstrations of a unit."""
+        context = self.demonstrations(tokenizer, unit.seed, unit.control)
+        if unit.tuned_on == unit.seed:
+            return Case(context)
+        return Case(context, self.demonstrations(tokenizer, unit.tuned_on, unit.control))
 
 
 def prepare_study(config: SweepConfig) -> Study:
@@ -53,6 +119,8 @@ def prepare_study(config: SweepConfig) -> Study:
     if study.source.directory is not None:
         study.source.weights_directory()
     tokenizer = study.source.tokenizer()
+    for control in controls_of(config.controls):
+        label_tokens(tokenizer, study.task(control))
     limit = model.get("max_position_embeddings", math.inf)
     after = max(
         study.queries(tokenizer, which).longest

@@ -14,13 +14,19 @@ CONDITIONS = {
 }
 
 
+def of_label(condition: str, label: int) -> str:
+    """The condition of a metric that is taken over the examples of one gold label alone."""
+    return f"{condition}, gold {label}"
+
+
 @dataclass(frozen=True)
 class Metric:
     """One metric.
 
     `name` is the key in every table; `conditions` what it is measured on; `baselines` the (metric, condition)
     pairs that it must stand beside; `bounds` its range (None: unbounded); `per_layer` whether it has a value for
-    each layer beside the overall one; `section` where docs/science.md defines it.
+    each layer beside the overall one; `by_label` whether it is also split by gold label; `section` where
+    docs/science.md defines it.
     """
 
     name: str
@@ -29,9 +35,15 @@ class Metric:
     conditions: tuple[str, ...]
     section: str
     per_layer: bool = True
+    by_label: bool = False
     bounds: tuple[float | None, float | None] = (-1.0, 1.0)
     baselines: tuple[tuple[str, str], ...] = ()
     headline: bool = True
+
+    def conditions_with_labels(self, labels: int) -> list[str]:
+        """`conditions`, and if the metric is split by gold label, each label's part of a task with so many labels."""
+        split = [of_label(condition, label) for condition in self.conditions for label in range(labels)]
+        return [*self.conditions, *(split if self.by_label else [])]
 
 
 _ALL = (
@@ -73,7 +85,7 @@ _ALL = (
     Metric(
         "agreement", "Agreement",
         "Share of examples that context and fine-tuning predict alike.",
-        ("icl-ft",), "4", per_layer=False, bounds=(0.0, 1.0), headline=False,
+        ("icl-ft",), "4", per_layer=False, by_label=True, bounds=(0.0, 1.0), headline=False,
     ),
     Metric(
         "kappa", "Cohen's κ",

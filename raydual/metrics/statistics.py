@@ -1,14 +1,14 @@
-"""One metric across seeds: its distribution and a bootstrap interval of its mean (docs/science.md, section 6)."""
+"""Metrics across seeds: distributions, and differences paired over seeds (docs/science.md, section 6)."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.stats
 from jaxtyping import Float
 
-CONFIDENCE = 0.95
-# Resampled values held at once; keeps 10,000 seeds within tens of megabytes.
-_BATCH_ELEMENTS = 2_000_000
+from raydual.metrics.bootstrap import Bootstrap
 
 
 @dataclass(frozen=True)
@@ -34,63 +34,47 @@ class Distribution:
 
 
 def describe(values: Float[np.ndarray, "seeds"], *, resamples: int, seed: int | list[int]) -> Distribution:
-    """Describe the values of all seeds; NaN values are left out and counted.
+    """Describe the values of all seeds; NaN values are left out and counted, and their order does not matter."""
+    return describe_all([values], Bootstrap(resamples, seed))[0]
 
-    The bootstrap draws `resamples` times from a generator of its own, seeded with `seed`, and the values are
-    sorted first: the result depends on neither their order nor on anything else that is described.
-    """
-    defined = np.sort(values[~np.isnan(values)])
-    n, undefined = len(defined), int(np.isnan(values).sum())
-    if n == 0:
-        return Distribution(0, undefined, *[float("nan")] * 9)
-    low, high = mean_interval(defined, resamples, seed)
-    quartiles = np.quantile(defined, [0.25, 0.5, 0.75])
-    return Distribution(
-        n=n,
-        undefined=undefined,
-        mean=float(defined.mean()),
-        sd=float(defined.std(ddof=1)) if n > 1 else float("nan"),
-        min=float(defined[0]),
-        q25=float(quartiles[0]),
-        median=float(quartiles[1]),
-        q75=float(quartiles[2]),
-        max=float(defined[-1]),
-        ci_low=low,
-        ci_high=high,
+
+def describe_all(samples: Sequence[Float[np.ndarray, "_"]], bootstrap: Bootstrap) -> list[Distribution]:
+    """Describe every one of many samples."""
+    defined = [np.sort(values[~np.isnan(values)]) for values in samples]
+    undefined = [len(values) - len(kept) for values, kept in zip(samples, defined, strict=True)]
+    found = _by_size(defined, lambda block: _distributions(block, bootstrap))
+    return [
+        Distribution(len(kept), missing, *numbers.tolist())
+        for kept, missing, numbers in zip(defined, undefined, found, strict=True)
+    ]
+
+
+def _distributions(block: Float[np.ndarray, "samples n"], bootstrap: Bootstrap) -> Float[np.ndarray, "samples 9"]:
+    """The numbers of `Distribution`, after the counts, of sorted samples of one size."""
+    if not block.shape[1]:
+        return np.full((len(block), 9), np.nan)
+    sd = block.std(axis=1, ddof=1) if block.shape[1] > 1 else np.full(len(block), np.nan)
+    low, high = bootstrap.intervals(block).T
+    return np.stack(
+        [block.mean(axis=1), sd, block[:, 0], *np.quantile(block, [0.25, 0.5, 0.75], axis=1), block[:, -1], low, high],
+        axis=1,
     )
-
-
-def mean_interval(values: Float[np.ndarray, "seeds"], resamples: int, seed: int | list[int]) -> tuple[float, float]:
-    """The 95 % BCa bootstrap interval of the mean of values without NaN (`scipy.stats.bootstrap`)."""
-    if len(values) < 2:
-        return float("nan"), float("nan")
-    # A spread that is rounding alone would make the acceleration of BCa a quotient of noise.
-    if np.ptp(values) <= 1e-12 * max(1.0, np.abs(values).max()):
-        return float(values.mean()), float(values.mean())
-    interval = scipy.stats.bootstrap(
-        (_exactly_summable(values),),
-        np.mean,
-        n_resamples=resamples,
-        batch=max(1, _BATCH_ELEMENTS // len(values)),
-        confidence_level=CONFIDENCE,
-        method="BCa",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True)
 class Comparison:
     """A metric minus its baseline, paired over seeds.
 
-    `n` seeds have both; `difference` is their mean difference, `ci_low` and `ci_high` its 95 % BCa interval, `p` that
-    of Wilcoxon's signed-rank test (two-sided). NaN: the interval with fewer than two seeds, all with none.
+    `n` seeds have both; `difference` is their mean difference, `ci_low` and `ci_high` its 95 % BCa interval, `above`
+    the share of seeds in which the metric is greater (a tie counts half), `p` that of Wilcoxon's signed-rank test
+    (two-sided). NaN: the interval with fewer than two seeds, all with none.
     """
 
     n: int
     difference: float
     ci_low: float
     ci_high: float
+    above: float
     p: float
 
 
@@ -98,15 +82,44 @@ def compare(
     values: Float[np.ndarray, "seeds"], baseline: Float[np.ndarray, "seeds"], *, resamples: int, seed: int | list[int]
 ) -> Comparison:
     """Compare a metric with its baseline over the seeds that have both; the two arrays are in the same order."""
-    differences = values - baseline
-    differences = np.sort(differences[~np.isnan(differences)])
-    if not len(differences):
-        return Comparison(0, *[float("nan")] * 4)
-    low, high = mean_interval(differences, resamples, seed)
-    if np.all(differences == 0):
-        return Comparison(len(differences), 0.0, low, high, 1.0)
-    p = float(scipy.stats.wilcoxon(differences).pvalue)
-    return Comparison(len(differences), float(differences.mean()), low, high, p)
+    return compare_all([values - baseline], Bootstrap(resamples, seed))[0]
+
+
+def compare_all(differences: Sequence[Float[np.ndarray, "_"]], bootstrap: Bootstrap) -> list[Comparison]:
+    """Test every one of many sets of paired differences; NaN ones are left out."""
+    defined = [np.sort(values[~np.isnan(values)]) for values in differences]
+    # SciPy chooses between the exact and the approximate test for a whole block, by whether any sample has a tie.
+    tied = [bool(len(np.unique(np.abs(kept))) < len(kept) or np.any(kept == 0)) for kept in defined]
+    found = _by_size(defined, lambda block: _comparisons(block, bootstrap), tied)
+    return [Comparison(len(kept), *numbers.tolist()) for kept, numbers in zip(defined, found, strict=True)]
+
+
+def _comparisons(block: Float[np.ndarray, "samples n"], bootstrap: Bootstrap) -> Float[np.ndarray, "samples 5"]:
+    """The numbers of `Comparison`, after the count, of differences of one size."""
+    if not block.shape[1]:
+        return np.full((len(block), 5), np.nan)
+    above = ((block > 0) + 0.5 * (block == 0)).mean(axis=1)
+    p = np.ones(len(block))
+    moved = np.any(block != 0, axis=1)
+    if moved.any():
+        p[moved] = scipy.stats.wilcoxon(block[moved], axis=1).pvalue
+    return np.stack([block.mean(axis=1), *bootstrap.intervals(block).T, above, p], axis=1)
+
+
+def _by_size(
+    samples: Sequence[Float[np.ndarray, "_"]],
+    function: Callable[[Float[np.ndarray, "samples n"]], Float[np.ndarray, "samples _"]],
+    kinds: Sequence[bool] | None = None,
+) -> list[Float[np.ndarray, "_"]]:
+    """A function of blocks of samples of one size (and kind), applied to samples of any."""
+    groups: dict[tuple[int, bool], list[int]] = {}
+    for place, values in enumerate(samples):
+        groups.setdefault((len(values), bool(kinds and kinds[place])), []).append(place)
+    found: list[Any] = [None] * len(samples)
+    for places in groups.values():
+        for place, numbers in zip(places, function(np.stack([samples[p] for p in places])), strict=True):
+            found[place] = numbers
+    return found
 
 
 def holm(p_values: Float[np.ndarray, "tests"]) -> Float[np.ndarray, "tests"]:
@@ -116,13 +129,3 @@ def holm(p_values: Float[np.ndarray, "tests"]) -> Float[np.ndarray, "tests"]:
     steps = p_values[order] * np.arange(len(order), 0, -1)
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return corrected
-
-
-def _exactly_summable(values: Float[np.ndarray, "seeds"]) -> Float[np.ndarray, "seeds"]:
-    """The values on a grid (relative step 1.5e-11) on which sums of up to 2^16 of them have no rounding.
-
-    A resample that is a permutation of the sample has the sample's own mean. BCa counts such ties as half, and
-    without rounding they are ties; else the interval of few values would hang on the last bit of each.
-    """
-    step = 2.0 ** (np.ceil(np.log2(np.abs(values).max())) - 36)
-    return np.round(values / step) * step

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import Qwen3ForCausalLM
 
 from raydual.config import Finetune
+from raydual.model.layer_causal import layer_by_layer
 from raydual.model.passes import Rows, hidden_states, logits
 from raydual.model.recording import Recorder
 from raydual.model.stacked import Stacks, finite_groups, stack_projections, with_projections
@@ -51,11 +52,11 @@ def finetune(
             keep = fields if epoch == settings.epochs - 1 else ()
             for step in range(len(demonstrations[0].examples)):
                 recorder = Recorder(keep)
-                loss = _step_losses(model, demonstrations, step, settings.loss, recorder)
                 optimizer.zero_grad(set_to_none=True)
-                loss.sum().backward()
+                losses.append(
+                    _backward(model, _Step.of(demonstrations, step, settings.loss, model), settings, recorder)
+                )
                 optimizer.step()
-                losses.append(loss.detach())
                 if keep:
                     recordings.append({name: recorder.result(name) for name in keep})
     for parameter in parameters:
@@ -70,20 +71,43 @@ def _optimizer(parameters: list[nn.Parameter], settings: Finetune) -> torch.opti
     return kind(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
 
-def _step_losses(
-    model: Qwen3ForCausalLM,
-    demonstrations: Sequence[DemonstrationSet],
-    step: int,
-    loss_over: str,
-    recorder: Recorder,
-) -> Float[Tensor, "G"]:
-    """The causal language-model loss of every seed's demonstration number `step`, mean over its tokens."""
-    rows = Rows.pad([d.examples[step] for d in demonstrations], model.device)
-    counted = rows.real[:, 1:]
-    if loss_over == "label":
-        words = Rows.pad([d.label_masks[step] for d in demonstrations], model.device)
-        counted = counted & words.ids[:, 1:].bool()
-    states = hidden_states(model, rows, recorder=recorder if recorder.fields else None)
-    predicted = logits(model, states[:, :-1])
-    errors = nn.functional.cross_entropy(predicted.transpose(1, 2), rows.ids[:, 1:], reduction="none")
-    return (errors * counted).sum(dim=1) / counted.sum(dim=1)
+@dataclass(frozen=True)
+class _Step:
+    """One demonstration of every seed: its tokens, and which of them (from the second on) the loss counts."""
+
+    rows: Rows
+    counted: Bool[Tensor, "G predicted"]
+
+    @classmethod
+    def of(
+        cls, demonstrations: Sequence[DemonstrationSet], number: int, loss_over: str, model: Qwen3ForCausalLM
+    ) -> "_Step":
+        """Demonstration `number` of every seed."""
+        rows = Rows.pad([d.examples[number] for d in demonstrations], model.device)
+        counted = rows.real[:, 1:]
+        if loss_over == "label":
+            words = Rows.pad([d.label_masks[number] for d in demonstrations], model.device)
+            counted = counted & words.ids[:, 1:].bool()
+        return cls(rows, counted)
+
+    def losses(self, model: Qwen3ForCausalLM, states: Float[Tensor, "G tokens hidden"]) -> Float[Tensor, "G"]:
+        """The causal language-model loss of every seed, mean over the counted tokens, from normalised states."""
+        predicted = logits(model, states[:, :-1])
+        errors = nn.functional.cross_entropy(predicted.transpose(1, 2), self.rows.ids[:, 1:], reduction="none")
+        return (errors * self.counted).sum(dim=1) / self.counted.sum(dim=1)
+
+
+def _backward(model: Qwen3ForCausalLM, step: _Step, settings: Finetune, recorder: Recorder) -> Float[Tensor, "G"]:
+    """Add the gradients of every seed's loss on one demonstration; returns the losses of the model's own output."""
+    watched = recorder if recorder.fields else None
+    if settings.gradient == "full":
+        losses = step.losses(model, hidden_states(model, step.rows, recorder=watched))
+        losses.sum().backward()
+        return losses.detach()
+    with layer_by_layer(model.model.layers) as outputs:
+        hidden_states(model, step.rows, recorder=watched)
+    # Each layer's output is read as if it were the last one's.
+    for output in outputs:
+        losses = step.losses(model, model.model.norm(output))
+        losses.sum().backward()
+    return losses.detach()

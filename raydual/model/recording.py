@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from raydual.model.attention import Part, Prefix
 
-MODULE_FIELDS = ("attn_out", "hidden", "query", "attn_in")
+MODULE_FIELDS = ("attn_out", "hidden", "query", "query_normed", "attn_in")
 ATTENTION_FIELDS = ("scores_query", "scores_demo", "context_mass", "context_update")
 FIELDS = MODULE_FIELDS + ATTENTION_FIELDS
 
@@ -23,8 +23,8 @@ class Recorder:
     `last` `[batch]` is the index of each row's last real token; None records the module fields at every token.
     After the pass, `result(name)` is:
 
-    - `attn_out`, `hidden`, `attn_in`: `[batch, layers, hidden]`; `query`: `[batch, layers, heads * head_dim]`
-      (all with a token axis before the last one if `last` is None);
+    - `attn_out`, `hidden`, `attn_in`: `[batch, layers, hidden]`; `query` and `query_normed` (before and after
+      `q_norm`): `[batch, layers, heads * head_dim]` (all with a token axis before the last one if `last` is None);
     - `scores_query`: `[batch, layers, heads, query_len]`, scaled scores before mask and softmax (0 at padding);
     - `scores_demo`: `[batch, layers, heads, prefix]`, the same onto the prefix (0 at padding);
     - `context_mass`: `[batch, layers, heads]`, λ; `context_update`: `[batch, layers, hidden]`, Δ after `o_proj`.
@@ -126,7 +126,8 @@ def recording(layers: nn.ModuleList, recorder: Recorder) -> Iterator[Recorder]:
 
     def watch(module: nn.Module, name: str) -> None:
         def hook(_module: nn.Module, _inputs: object, output: Tensor | tuple) -> None:
-            recorder.module_output(name, output[0] if isinstance(output, tuple) else output)
+            found = output[0] if isinstance(output, tuple) else output
+            recorder.module_output(name, found.flatten(2))
 
         handles.append(module.register_forward_hook(hook))
 
@@ -142,6 +143,7 @@ def recording(layers: nn.ModuleList, recorder: Recorder) -> Iterator[Recorder]:
                 "attn_out": layer.self_attn,
                 "attn_in": layer.input_layernorm,
                 "query": layer.self_attn.q_proj,  # type: ignore[union-attr]
+                "query_normed": layer.self_attn.q_norm,  # type: ignore[union-attr]
                 "hidden": layer,
             }
             for name in MODULE_FIELDS:

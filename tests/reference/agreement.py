@@ -19,8 +19,8 @@ def jaccard(zsl: list[int], icl: list[int], ft: list[int]) -> float:
 
 
 def agreement(icl: list[int], ft: list[int]) -> float:
-    """Share of equal predictions."""
-    return sum(a == b for a, b in zip(icl, ft, strict=True)) / len(icl)
+    """Share of equal predictions; NaN where there are none."""
+    return sum(a == b for a, b in zip(icl, ft, strict=True)) / len(icl) if icl else math.nan
 
 
 def kappa(icl: list[int], ft: list[int]) -> float:

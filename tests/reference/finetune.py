@@ -13,7 +13,7 @@ from .prompts import Tokens
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """The settings of section 2; `loss` is `all` tokens or the `label` word's alone."""
+    """The settings of section 2; `loss`: `all` tokens or the `label` word's alone; `gradient`: full or layer_causal."""
 
     optimizer: str = "sgd"
     learning_rate: float = 5e-4
@@ -21,13 +21,15 @@ class FinetuneSettings:
     epochs: int = 1
     loss: str = "all"
     projections: tuple[str, ...] = ("k_proj", "v_proj")
+    gradient: str = "full"
 
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """One example in its own step: query [layers, S, heads * head_dim], attn_in [layers, S, hidden]."""
+    """One example in its own step: query, query_normed [layers, S, heads * head_dim], attn_in [layers, S, hidden]."""
 
     query: np.ndarray
+    query_normed: np.ndarray
     attn_in: np.ndarray
 
 
@@ -53,7 +55,7 @@ def finetune(
     for _ in range(settings.epochs):
         records = []
         for example, start in zip(examples, label_from, strict=True):
-            loss, record = step(tuned, optimizer, example, targets(example, start, settings.loss))
+            loss, record = step(tuned, optimizer, example, targets(example, start, settings.loss), settings.gradient)
             losses.append(loss)
             records.append(record)
     tuned.requires_grad_(False)
@@ -86,19 +88,44 @@ def targets(example: Tokens, label_from: int, loss: str) -> list[int]:
 
 
 def step(
-    model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer, example: Tokens, labels: list[int]
+    model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer, example: Tokens, labels: list[int], gradient: str
 ) -> tuple[float, TrainingRecord]:
     """One forward, backward and update; what is recorded is what the forward saw, before the update."""
     optimizer.zero_grad()
     device = model.device
     with watched(model) as seen:
-        loss = model(
+        output = model(
             input_ids=torch.tensor([example.ids], device=device),
             labels=torch.tensor([labels], device=device),
             use_cache=False,
-        ).loss
-    loss.backward()
+            output_hidden_states=True,
+        )
+    if gradient == "full":
+        output.loss.backward()
+    else:
+        layer_causal_gradients(model, output.hidden_states, output.loss, labels)
     optimizer.step()
     query = np.stack([array(layer[0]) for layer in seen["query"]])
+    normed = np.stack([array(layer[0].flatten(1)) for layer in seen["query_normed"]])
     attn_in = np.stack([array(layer[0]) for layer in seen["attn_in"]])
-    return loss.item(), TrainingRecord(query, attn_in)
+    return output.loss.item(), TrainingRecord(query, normed, attn_in)
+
+
+def layer_causal_gradients(
+    model: Qwen3ForCausalLM, states: tuple[torch.Tensor, ...], loss: torch.Tensor, labels: list[int]
+) -> None:
+    """Every layer's own parameters get the gradient of a loss read off that layer's output; `states[0]` is embedded.
+
+    The last layer's loss is the model's own.
+    """
+    layers = model.model.layers
+    for number, layer in enumerate(layers, start=1):
+        if number < len(layers):
+            read = model.lm_head(model.model.norm(states[number]))[0, :-1]
+            own = torch.nn.functional.cross_entropy(read.float(), torch.tensor(labels[1:], device=read.device))
+        else:
+            own = loss
+        parameters = [p for p in layer.parameters() if p.requires_grad]
+        found = torch.autograd.grad(own, parameters, retain_graph=True)
+        for parameter, gradient in zip(parameters, found, strict=True):
+            parameter.grad = gradient

@@ -20,15 +20,17 @@ Seen = dict[str, list[Any]]
 class Recording:
     """What one prompt leaves at its last token; float64 arrays.
 
-    attn_out, hidden, attn_in [layers, hidden]; query [layers, heads * head_dim]; scores_query [layers,
-    heads, own] and scores_demo [layers, heads, prefix], scaled q.k before mask and softmax; mass (λ) [layers,
-    heads]; o_own and o_demo [layers, heads, head_dim], attention outputs before o_proj with the softmax
-    restricted to own or prefix tokens; logits [vocabulary]. With no prefix λ is 0 and o_demo NaN.
+    attn_out, hidden, attn_in [layers, hidden]; query and query_normed (after q_norm) [layers, heads *
+    head_dim]; scores_query [layers, heads, own] and scores_demo [layers, heads, prefix], scaled q.k before
+    mask and softmax; mass (λ) [layers, heads]; o_own and o_demo [layers, heads, head_dim], attention outputs
+    before o_proj with the softmax restricted to own or prefix tokens; logits [vocabulary]. With no prefix λ
+    is 0 and o_demo NaN.
     """
 
     attn_out: np.ndarray
     hidden: np.ndarray
     query: np.ndarray
+    query_normed: np.ndarray
     attn_in: np.ndarray
     scores_query: np.ndarray
     scores_demo: np.ndarray
@@ -57,6 +59,7 @@ def watched(model: Qwen3ForCausalLM) -> Iterator[Seen]:
         handles.append(layer.input_layernorm.register_forward_hook(keep("attn_in")))
         handles.append(layer.self_attn.register_forward_pre_hook(keep_rotary, with_kwargs=True))
         handles.append(layer.self_attn.q_proj.register_forward_hook(keep("query")))
+        handles.append(layer.self_attn.q_norm.register_forward_hook(keep("query_normed")))
         handles.append(layer.self_attn.register_forward_hook(keep("attn_out")))
         handles.append(layer.register_forward_hook(keep("hidden")))
     try:
@@ -77,8 +80,8 @@ def record(model: Qwen3ForCausalLM, ids: list[int], prefix_length: int = 0) -> R
     with watched(model) as seen:
         logits = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
     last = {
-        name: np.stack([array(layer[0, -1]) for layer in seen[name]])
-        for name in ("attn_out", "hidden", "query", "attn_in")
+        name: np.stack([array(layer[0, -1]).ravel() for layer in seen[name]])
+        for name in ("attn_out", "hidden", "query", "query_normed", "attn_in")
     }
     rows = []
     for layer, attn_in, rotary in zip(model.model.layers, seen["attn_in"], seen["rotary"], strict=True):

@@ -34,6 +34,7 @@ class MeasureSettings:
     """Variants of section 4; `draws` simulations of the norm-matched null for each example and layer."""
 
     update_field: str = "attn_out"
+    query_field: str = "query"
     keep_first_token: bool = False
     kendall_examples: int | None = None
     noise_seed: int = 0
@@ -75,9 +76,8 @@ class ExampleRecord:
 
 @dataclass(frozen=True)
 class SeedRecord:
-    """One seed: the indices of its demonstrations, their tokens alone, the fine-tuning and the examples."""
+    """One seed: the tokens of its demonstrations alone, the fine-tuning on them and the examples."""
 
-    indices: list[int]
     demonstrations: list[Tokens]
     finetuned: Finetuned
     examples: list[ExampleRecord]
@@ -95,35 +95,64 @@ def measure_seed(
     measures: MeasureSettings | None = None,
 ) -> Values:
     """Every number of the catalogue as {(metric, condition, layer): value}; layer -1 is the overall one."""
+    chosen = [train[i] for i in random.Random(seed).sample(range(len(train)), k)]
+    return measure_demonstrations(model, tokenizer, chosen, validation, task, finetune_settings, measures)
+
+
+def measure_demonstrations(
+    model: Qwen3ForCausalLM,
+    tokenizer: Any,
+    chosen: Examples,
+    validation: Examples,
+    task: TaskSettings,
+    finetune_settings: FinetuneSettings | None = None,
+    measures: MeasureSettings | None = None,
+    ft_model: Qwen3ForCausalLM | None = None,
+) -> Values:
+    """The same for demonstrations in prompt order.
+
+    With `ft_model`, it stands in the `ft` condition; the training tokens are still those of fine-tuning on `chosen`.
+    """
     measures = measures or MeasureSettings()
-    indices = random.Random(seed).sample(range(len(train)), k)
-    recorded = record_seed(model, tokenizer, train, validation, task, indices, finetune_settings, measures)
-    return values_of(recorded, measures, np.random.default_rng([measures.noise_seed, seed]))
+    recorded = record_seed(model, tokenizer, chosen, validation, task, finetune_settings, measures, ft_model)
+    return values_of(recorded, measures, np.random.default_rng(measures.noise_seed))
 
 
 def record_seed(
     model: Qwen3ForCausalLM,
     tokenizer: Any,
-    train: Examples,
+    chosen: Examples,
     validation: Examples,
     task: TaskSettings,
-    indices: list[int],
     finetune_settings: FinetuneSettings | None = None,
     measures: MeasureSettings | None = None,
+    ft_model: Qwen3ForCausalLM | None = None,
 ) -> SeedRecord:
-    """All recordings for the demonstrations `indices` of the training set; the model is left as it was."""
+    """All recordings for the demonstrations `chosen`; the model is left as it was."""
     base = copy.deepcopy(model).eval()
     base.set_attn_implementation("eager")
-    chosen = [train[i] for i in indices]
+    alone, tuned = tune_on(base, tokenizer, chosen, task, finetune_settings)
+    examples = [
+        record_example(
+            base, ft_model or tuned.model, tokenizer, alone, task, filled(task, text), label,
+            (measures or MeasureSettings()).keep_first_token,
+        )
+        for text, label in validation
+    ]  # fmt: skip
+    return SeedRecord(alone, tuned, examples)
+
+
+def tune_on(
+    base: Qwen3ForCausalLM,
+    tokenizer: Any,
+    chosen: Examples,
+    task: TaskSettings,
+    settings: FinetuneSettings | None = None,
+) -> tuple[list[Tokens], Finetuned]:
+    """Demonstrations tokenized alone, and a copy of the model fine-tuned on them."""
     alone = [tokenize(tokenizer, demonstration(task, text, label)) for text, label in chosen]
     label_from = [len(filled(task, text)) for text, _ in chosen]
-    tuned = finetune(base, alone, finetune_settings or FinetuneSettings(), label_from)
-    keep_first = (measures or MeasureSettings()).keep_first_token
-    examples = [
-        record_example(base, tuned.model, tokenizer, alone, task, filled(task, text), label, keep_first)
-        for text, label in validation
-    ]
-    return SeedRecord(indices, alone, tuned, examples)
+    return alone, finetune(base, alone, settings or FinetuneSettings(), label_from)
 
 
 def record_example(
@@ -210,6 +239,12 @@ def agreement_values(examples: list[ExampleRecord]) -> Values:
         ("reverse_recall", "icl-ft", OVERALL): agreement.reverse_recall(*right),
         ("jaccard", "icl-ft", OVERALL): agreement.jaccard(zsl, icl, ft),
         ("agreement", "icl-ft", OVERALL): agreement.agreement(icl, ft),
+        **{
+            ("agreement", f"icl-ft, gold {label}", OVERALL): agreement.agreement(
+                *([p for p, e in zip(kind, examples, strict=True) if e.label == label] for kind in (icl, ft))
+            )
+            for label in range(len(examples[0].scores["icl"]))
+        },
         ("kappa", "icl-ft", OVERALL): agreement.kappa(icl, ft),
     }
 
@@ -302,7 +337,7 @@ def dual_values(examples: list[ExampleRecord]) -> dict[tuple[str, str], np.ndarr
 
 
 def training_vectors(seed: SeedRecord, field: str) -> list[np.ndarray]:
-    """`query` or `attn_in` of every training example; in the first layer one token has one, to the last bit.
+    """A field of every training example; in the first layer one token has one, to the last bit.
 
     The first layer's depend on the token alone and are not trained, so equal tokens are ties, which rounding
     must not break.
@@ -322,12 +357,12 @@ def kendall_values(
 ) -> dict[tuple[str, str], np.ndarray]:
     """Ranks of the context's attention to the demonstrations beside fine-tuning's, and beside noise."""
     examples = seed.examples[: measures.kendall_examples]
-    queries, inputs = training_vectors(seed, "query"), training_vectors(seed, "attn_in")
+    queries, inputs = training_vectors(seed, measures.query_field), training_vectors(seed, "attn_in")
     context, tuning, tuning_input, noise = [], [], [], []
     for example in examples:
         pairs, ft = example.demonstration_pairs, example.recordings["ft"]
         context.append(metrics.context_attention(example.recordings["icl"].scores_demo, pairs))
-        tuning.append(metrics.tuning_attention(queries, ft.query, pairs))
+        tuning.append(metrics.tuning_attention(queries, getattr(ft, measures.query_field), pairs))
         tuning_input.append(metrics.tuning_attention(inputs, ft.attn_in, pairs))
         noise.append(generator.random(context[-1].shape))
     return {

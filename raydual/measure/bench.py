@@ -1,0 +1,79 @@
+"""The measurement and its controls on one trained model: which model, words and step a control needs."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from raydual.config import Finetune
+from raydual.controls import MEASUREMENT, Control, controls_of
+from raydual.measure.replica import Replica, ZeroShot
+from raydual.measure.rows import Row
+from raydual.measure.study import Case, Study
+from raydual.model.fresh import fresh_model
+from raydual.model.loading import LoadedModel
+
+
+class Bench:
+    """Measures cases under any control.
+
+    Parameters
+    ----------
+    loaded : the trained model.
+    study : the sweep and its data.
+    settings : of fine-tuning; default: those of the sweep.
+    zero_shot : what `measure_zero_shot` gave for the same model and study; measured when needed if None.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        study: Study,
+        settings: Finetune | None = None,
+        zero_shot: Mapping[str, ZeroShot] | None = None,
+    ) -> None:
+        self.loaded = loaded
+        self.study = study
+        self.settings = settings or study.config.finetune
+        self.zero_shot = zero_shot or {}
+        self._replicas: dict[str, Replica] = {}
+
+    def replica(self, control: Control = MEASUREMENT) -> Replica:
+        """The replica of the trained model with the label words of a control."""
+        words = _words(control)
+        if words not in self._replicas:
+            queries = self.study.queries(self.loaded.tokenizer, "measured", control)
+            self._replicas[words] = Replica(self.loaded, queries, self.study.config, self.zero_shot.get(words))
+        return self._replicas[words]
+
+    def measure_zero_shot(self) -> dict[str, ZeroShot]:
+        """The zero-shot outcomes that every control on the trained model needs, by label words."""
+        controls = {_words(c): c for c in controls_of(self.study.config.controls) if c.weights == "trained"}
+        return {words: self.replica(control).measure_zero_shot() for words, control in controls.items()}
+
+    def measure(self, control: Control, cases: Sequence[Case]) -> list[Row]:
+        """The metric rows of every case, marked as the control's."""
+        if control.weights == "trained":
+            rows = self._measure(self.replica(control), control, cases)
+        else:
+            rows = [row for case in cases for row in self._measure(self._fresh(case, control), control, [case])]
+        return [{**row, "control": control.name} for row in rows]
+
+    def _measure(self, replica: Replica, control: Control, cases: Sequence[Case]) -> list[Row]:
+        settings = self.settings
+        if control.step == "layer_causal":
+            settings = settings.model_copy(update={"gradient": "layer_causal"})
+        others = [case.tuned_on for case in cases if case.tuned_on]
+        return replica.measure(
+            [case.context for case in cases], settings, tuned_on=others, at_random=control.step == "random"
+        )
+
+    def _fresh(self, case: Case, control: Control) -> Replica:
+        """A replica of an untrained model, drawn for this seed alone."""
+        keys = [self.study.config.measures.noise_seed, case.context.seed]
+        seed = int(np.random.SeedSequence(keys).generate_state(1)[0])
+        model = fresh_model(self.loaded, seed, control.weights == "trained_embeddings")
+        return Replica(model, self.replica().queries, self.study.config)
+
+
+def _words(control: Control) -> str:
+    return "abstract" if control.labels == "abstract" else "own"
