@@ -16,7 +16,6 @@ class Control:
     `weights` are the model's; `labels` those of the demonstrations; `order` is 0 for the seed's own, else which other
     order of the same demonstrations; `tuned_on` says whose demonstrations are fine-tuned on, the seed's own or those of
     another one; `step` how the weights move: as the settings say, by layer-causal gradients, or at random.
-    `one_model` says that the measured model is a single draw to be compared with a population of others.
     """
 
     name: str
@@ -29,9 +28,14 @@ class Control:
     step: Literal["set", "layer_causal", "random"] = "set"
 
     @property
-    def one_model(self) -> bool:
-        """Whether the control draws a new model for every seed, beside the one model that is measured."""
+    def draws_models(self) -> bool:
+        """Whether every seed has a model of its own, while the measured model is a single one."""
         return self.weights != "trained"
+
+    @property
+    def is_null(self) -> bool:
+        """Whether nothing that was learnt links the context with what stands for fine-tuning."""
+        return self.draws_models or self.tuned_on == "other" or self.step == "random"
 
 
 MEASUREMENT = Control("none", "Measurement", "The measurement itself.")

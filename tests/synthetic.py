@@ -40,6 +40,13 @@ def synthetic_config(seeds: int = 11, search: bool = True, **over: Any) -> Sweep
     return validate_config({**settings, **over}, "synthetic")
 
 
+def control_rows(control: str, shift: float, seeds: int, layers: int) -> Iterator[dict[str, Any]]:
+    """The rows of a control whose seeds have the measurement's values less `shift`, give or take a hundredth."""
+    for row in synthetic_rows(seeds, layers, ()):
+        jitter = random.Random(f"{control} {row['seed']} {row['metric']} {row['layer']}").uniform(-0.01, 0.01)
+        yield {**row, "control": control, "value": row["value"] - shift + jitter}
+
+
 def synthetic_rows(seeds: int, layers: int, failed: Sequence[int]) -> Iterator[dict[str, Any]]:
     """Rows of every metric; of each seed's per-layer values one in ten, and seed 2's recall, are undefined."""
     for seed in range(seeds):

@@ -147,6 +147,16 @@ def test_a_comparison_is_of_the_differences_and_its_order_does_not_matter(n, see
     assert opposite.difference == pytest.approx(-found.difference)
 
 
+@few
+@given(st.integers(1, 20), st.integers(0, 10**6), st.sampled_from([1, 2, 5, 1000]))
+def test_the_signed_rank_test_is_scipys_with_ties_and_zeros(n, seed, steps):
+    differences = np.random.default_rng(seed).integers(-steps, steps + 1, n) / steps
+    found = compare(differences, np.zeros(n), resamples=100, seed=0)
+    expected = scipy.stats.wilcoxon(differences).pvalue if np.any(differences) else 1.0
+    assert found.p == pytest.approx(expected, abs=1e-12)
+    assert found.above == pytest.approx(np.mean(differences > 0) + np.mean(differences == 0) / 2)
+
+
 def test_comparisons_leave_out_seeds_that_lack_one_of_the_two():
     values, baseline = np.array([1.0, np.nan, 3.0, 4.0]), np.array([0.0, 1.0, np.nan, 1.0])
     found = compare(values, baseline, resamples=100, seed=0)

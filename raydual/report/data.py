@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raydual.config import SweepConfig
+from raydual.controls import Control, control_named, report_order
 from raydual.errors import UserError
 from raydual.metrics.catalogue import CATALOGUE, OVERALL, Metric
 from raydual.results import NO_CONTROL, RunDirectory
@@ -36,16 +37,31 @@ class RunData:
         return self.given_manifest or self.run.manifest() or {}
 
     @cached_property
-    def summary(self) -> dict[tuple[str, str, int], Row]:
-        """The summary's rows without a control, by (metric, condition, layer)."""
+    def _summary_rows(self) -> list[Row]:
         try:
-            rows = self.run.summary().to_pylist()
+            return self.run.summary().to_pylist()
         except (OSError, pa.ArrowException) as error:
             raise UserError(
                 f"{self.run.summary_file}: cannot be read ({error}); make it again with "
                 f"`python -m raydual.report {self.run.path}`"
             ) from None
-        return {(r["metric"], r["condition"], r["layer"]): r for r in rows if r["control"] == NO_CONTROL}
+
+    @cached_property
+    def summary(self) -> dict[tuple[str, str, int], Row]:
+        """The summary's rows without a control, by (metric, condition, layer)."""
+        return {(r["metric"], r["condition"], r["layer"]): r for r in self._summary_rows if r["control"] == NO_CONTROL}
+
+    @cached_property
+    def controls(self) -> list[Control]:
+        """The controls that were run, in the order of reports."""
+        names = {row["control"] for row in self._summary_rows} - {NO_CONTROL}
+        return [control_named(name) for name in sorted(names, key=report_order)]
+
+    @cached_property
+    def control_values(self) -> dict[tuple[str, str, str], Row]:
+        """The overall summary rows of the controls, by (metric, condition, control)."""
+        overall = [row for row in self._summary_rows if row["layer"] == OVERALL and row["control"] != NO_CONTROL]
+        return {(row["metric"], row["condition"], row["control"]): row for row in overall}
 
     @cached_property
     def seed_values(self) -> dict[Key, np.ndarray]:
@@ -58,22 +74,35 @@ class RunData:
         return {key: np.asarray(found) for key, found in values.items()}
 
     @cached_property
-    def comparisons(self) -> dict[tuple[str, str, str, int], Row]:
-        """The comparisons without a control, by (metric, baseline, baseline's condition, layer)."""
+    def _comparison_rows(self) -> list[Row]:
         if not self.run.comparisons_file.is_file():
             raise UserError(
                 f"{self.run.comparisons_file}: missing; make it by `python -m raydual.report {self.run.path}`"
             )
-        rows = self.run.comparisons().to_pylist()
+        overall = (pc.field("layer") == OVERALL) & (pc.field("control") == NO_CONTROL)
+        return self.run.comparisons().filter(overall).to_pylist()
+
+    @cached_property
+    def comparisons(self) -> dict[tuple[str, str, str], Row]:
+        """The overall comparisons with baselines, by (metric, baseline, baseline's condition)."""
         return {
-            (r["metric"], r["baseline"], r["baseline_condition"], r["layer"]): r
-            for r in rows
-            if r["control"] == NO_CONTROL
+            (row["metric"], row["baseline"], row["baseline_condition"]): row
+            for row in self._comparison_rows
+            if row["baseline_control"] == NO_CONTROL
+        }
+
+    @cached_property
+    def control_comparisons(self) -> dict[tuple[str, str, str], Row]:
+        """The overall comparisons with the same metric in a control, by (metric, condition, control)."""
+        return {
+            (row["metric"], row["condition"], row["baseline_control"]): row
+            for row in self._comparison_rows
+            if row["baseline_control"] != NO_CONTROL
         }
 
     def against(self, metric: str, baseline: str, condition: str) -> Row | None:
         """The overall comparison of a metric with a baseline, or None if it was not made."""
-        return self.comparisons.get((metric, baseline, condition, OVERALL))
+        return self.comparisons.get((metric, baseline, condition))
 
     def overall(self, metric: str, condition: str) -> Row | None:
         """The overall summary row of a metric, or None if it was not measured."""

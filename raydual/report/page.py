@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from raydual.metrics.catalogue import CATALOGUE, CONDITIONS, Metric
 from raydual.report import theme
+from raydual.report.controls import control_figure, control_table, standing_table
 from raydual.report.data import Row, RunData
 from raydual.report.distributions import distribution_figure
 from raydual.report.layers import layer_figure
@@ -39,6 +40,9 @@ def write_report(run: RunDirectory, manifest: Row | None = None) -> Path:
         findings=list(findings(data)),
         facts=_facts(data),
         failures=run.failures(),
+        standing=standing_table(data),
+        controls=data.controls,
+        control_table=control_table(data),
         table=[_table_row(data, metric, row) for metric, row in data.headline()],
         # The SVG is made here, from numbers, and holds no text of the user's.
         figures={name: Markup(svg) for name, svg in figures.items()},  # noqa: S704
@@ -54,6 +58,7 @@ def _figures(data: RunData) -> dict[str, str]:
     with theme.style():
         made = {
             "distributions": distribution_figure(data),
+            "controls": control_figure(data),
             "layers": layer_figure(data),
             "search": search_figure(data),
         }

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Iterator
 
-from raydual.metrics.catalogue import CATALOGUE, Metric
+from raydual.metrics.catalogue import Metric
 from raydual.report.data import Row, RunData
+from raydual.report.standing import Standing, standings
 
 DASH = "-"
-SIGNIFICANT = 0.05
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -57,23 +57,34 @@ def findings(data: RunData) -> Iterator[str]:
             f"Of the examples that fine-tuning corrects ({number(count['mean'], 1) if count else DASH} a seed), "
             f"the context corrects {with_interval(recall, 1)} %."
         )
-    for metric in (metric for metric in CATALOGUE.values() if metric.headline):
-        for name, condition in metric.baselines:
-            own, base = data.overall(metric.name, metric.conditions[0]), data.overall(name, condition)
-            compared = data.against(metric.name, name, condition)
-            if own and base and compared and compared["n"] > 1:
-                label = CATALOGUE[name].label if name != metric.name else f"{metric.label} against zero-shot"
-                yield f"{metric.label} is {with_interval(own)}, {_against(compared)} {label}, {with_interval(base)}."
+    yield from _standing_lines(data)
 
 
-def _against(compared: Row) -> str:
-    """How a metric lies to its baseline, by the interval of the paired difference and the signed-rank test."""
-    difference = f"by {number(abs(compared['difference']))} {p_value(compared['p'])}"
-    if compared["ci_low"] > 0 and compared["p"] < SIGNIFICANT:
-        return f"{difference} above"
-    if compared["ci_high"] < 0 and compared["p"] < SIGNIFICANT:
-        return f"{difference} below"
-    return f"not distinguishable {p_value(compared['p'])} from"
+def _standing_lines(data: RunData) -> Iterator[str]:
+    """Which similarities are above everything that they were compared with, and which are not."""
+    found = standings(data)
+    if not found:
+        return
+    passed = [s for s in found if s.above_all]
+    if passed:
+        yield f"Above every null and control that it was compared with: {_names(passed)}."
+    else:
+        yield (
+            "No similarity is above all of its nulls and controls: nothing here tells the effect from what the same "
+            "pipeline gives without a learnt link between context and fine-tuning."
+        )
+    failed = [s for s in found if not s.above_all]
+    if failed:
+        yield f"Not distinguishable from, or below, at least one null or control (see the table): {_names(failed)}."
+    if not any(control.is_null for control in data.controls):
+        yield (
+            "No control that breaks the link was run (untrained models, random steps, fine-tuning on another seed's "
+            "demonstrations): switch them on under `controls` before much is made of these numbers."
+        )
+
+
+def _names(found: list[Standing]) -> str:
+    return "; ".join(f"{standing.metric.label} {with_interval(standing.row)}" for standing in found)
 
 
 def p_value(p: float) -> str:

@@ -1,0 +1,122 @@
+"""The controls: a figure and a table of what each does to the headline metrics."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from raydual.controls import MEASUREMENT, Control
+from raydual.metrics.catalogue import CONDITIONS, Metric
+from raydual.report import theme
+from raydual.report.data import Row, RunData
+from raydual.report.standing import SIGNS, standings, verdict
+from raydual.report.words import digits_of, interval, number, p_value
+
+_PANELS = (
+    ("accuracy", "icl"),
+    ("accuracy", "ft"),
+    ("rec2ftp", "icl-ft"),
+    ("simaou", "icl-ft"),
+    ("simaou_raw", "icl-ft"),
+    ("delta_simam", "icl-ft"),
+    ("kendall", "icl-ft"),
+    ("simdual", "icl-ft"),
+    ("simdw", "icl-ft"),
+)
+
+
+def control_figure(data: RunData) -> Figure | None:
+    """Mean and interval of the measurement and of every control, metric by metric; None without controls."""
+    if not data.controls:
+        return None
+    names = [MEASUREMENT.label, *(control.label for control in data.controls)]
+    made, axes = theme.figure(3, 3, 0.7 + 0.24 * len(names))
+    for index, (axis, (metric, condition)) in enumerate(zip(axes, _PANELS, strict=True)):
+        rows = [data.overall(metric, condition)]
+        rows += [data.control_values.get((metric, condition, control.name)) for control in data.controls]
+        _draw(axis, _title(data, metric, condition), rows, data.controls)
+        axis.set_yticks(range(len(names)), names if index % 3 == 0 else [""] * len(names))
+        axis.set_ylim(len(names) - 0.5, -0.5)
+    return made
+
+
+def _title(data: RunData, metric: str, condition: str) -> str:
+    label = next(m.label for m, _ in data.headline() if m.name == metric) if data.overall(metric, condition) else metric
+    return label if condition == "icl-ft" else f"{label}, {CONDITIONS[condition]}"
+
+
+def _draw(axis: Axes, title: str, rows: Sequence[Row | None], controls: Sequence[Control]) -> None:
+    axis.set_title(title)
+    axis.grid(visible=False, axis="y")
+    colours = [theme.MAIN, *(theme.NULL if control.is_null else theme.SECOND for control in controls)]
+    for place, (row, colour) in enumerate(zip(rows, colours, strict=True)):
+        if row is None or not row["n"]:
+            axis.text(0.5, place, "undefined", transform=axis.get_yaxis_transform(), ha="center", va="center", size=8)
+            continue
+        low, high = (row["mean"] if np.isnan(row[name]) else row[name] for name in ("ci_low", "ci_high"))
+        error = [[max(row["mean"] - low, 0)], [max(high - row["mean"], 0)]]
+        face = "white" if place and controls[place - 1].is_null else colour
+        axis.errorbar(
+            row["mean"], place, xerr=error, fmt="D", color=colour, markerfacecolor=face, markersize=5,
+            capsize=3, linewidth=1.6,
+        )  # fmt: skip
+        if place == 0:
+            axis.axvspan(low, high, color=theme.MAIN, alpha=0.12, linewidth=0)
+            axis.axvline(row["mean"], color=theme.MAIN, linewidth=0.8)
+
+
+def standing_table(data: RunData) -> dict[str, Any]:
+    """Columns, and for each similarity its mean and a sign for each column that it was compared with."""
+    found = standings(data)
+    columns = list(dict.fromkeys(name for standing in found for name in standing.verdicts))
+    rows = [
+        {
+            "label": s.metric.label,
+            "mean": number(s.row["mean"]),
+            "interval": interval(s.row),
+            "signs": [SIGNS[s.verdicts[name]] if name in s.verdicts else "" for name in columns],
+        }
+        for s in found
+    ]
+    return {"columns": columns, "rows": rows}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A control's mean, and how the measurement differs from it."""
+
+    mean: str
+    sign: str
+    difference: str
+
+
+def control_table(data: RunData) -> list[dict[str, Any]]:
+    """A row for each headline metric: its measured mean, and a cell for every control."""
+    return [
+        {
+            "label": metric.label,
+            "condition": CONDITIONS[row["condition"]],
+            "mean": number(row["mean"], digits_of(metric)),
+            "cells": list(_cells(data, metric, row["condition"])),
+        }
+        for metric, row in data.headline()
+        if row["condition"] not in ("zsl", "icl-zsl")
+    ]
+
+
+def _cells(data: RunData, metric: Metric, condition: str) -> Iterator[Cell]:
+    digits = digits_of(metric)
+    for control in data.controls:
+        row = data.control_values.get((metric.name, condition, control.name))
+        compared = data.control_comparisons.get((metric.name, condition, control.name))
+        if row is None or compared is None or not compared["n"]:
+            yield Cell("-", "", "")
+            continue
+        difference = f"{number(compared['difference'], digits)} {interval(compared, digits)}"
+        if compared["n"] > 1:
+            difference += f" {p_value(compared['p_holm'])}"
+        sign = SIGNS[verdict(compared, control.draws_models)]
+        yield Cell(number(row["mean"], digits), sign, difference)

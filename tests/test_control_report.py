@@ -1,0 +1,131 @@
+"""What the report says of controls: above, below, or not distinguishable, and on an untrained model the last."""
+
+import html
+import re
+
+import pytest
+import torch
+from transformers import Qwen3ForCausalLM
+
+from raydual.controls import MEASUREMENT, control_named
+from raydual.loading import validate_config
+from raydual.measure.single import Laboratory
+from raydual.metrics.catalogue import OVERALL
+from raydual.reduce import reduce_run
+from raydual.report import write_report
+from raydual.report.standing import ABOVE, ALIKE, BELOW, verdict
+from raydual.results import RunDirectory, measurement_table
+
+from .synthetic import control_rows, synthetic_run
+from .tiny import LABELS, TEMPLATE, save_tiny, tiny_config, tiny_examples
+
+NULLS = ("random_step", "other_seed", "untrained", "trained_embeddings")
+
+
+def text_of(run):
+    reduce_run(run)
+    page = write_report(run).read_text(encoding="utf-8")
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<svg.*?</svg>|<[^>]*>", " ", page, flags=re.DOTALL)))
+
+
+def with_controls(path, seeds=12, **shifts):
+    run = synthetic_run(path, seeds, 2, ())
+    for control, shift in shifts.items():
+        run.write_measurements(measurement_table(control_rows(control, shift, seeds, 2)))
+    return run
+
+
+def standing_of(text, metric):
+    """The signs of a metric's row in the first table."""
+    return re.search(rf"{metric} [−.\d]+ \[[^]]*\]((?: [▲▼≈])+)", text)[1].split()
+
+
+def test_a_similarity_that_is_above_all_is_said_to_be(tmp_path):
+    text = text_of(with_controls(tmp_path / "r", **dict.fromkeys(NULLS, 0.3), labels_flipped=0.0))
+    said = re.search(r"Above every null and control that it was compared with: (.*?)\.\s[A-Z]", text)[1]
+    assert "SimDual" in said
+    assert standing_of(text, "SimDual") == ["▲"] * 5
+    assert "No control that breaks the link" not in text
+    for name in (*NULLS, "labels_flipped"):
+        assert control_named(name).label in text
+        assert control_named(name).description in text
+
+
+@pytest.mark.parametrize(("shift", "sign"), [(0.0, "≈"), (-0.3, "▼")])
+def test_one_null_that_does_as_well_is_enough_to_deny_it(tmp_path, shift, sign):
+    text = text_of(with_controls(tmp_path / "r", random_step=0.3, other_seed=shift))
+    assert "No similarity is above all of its nulls and controls" in text
+    assert standing_of(text, "SimDual")[-1] == sign
+
+
+def test_without_controls_that_break_the_link_the_report_asks_for_them(tmp_path):
+    text = text_of(with_controls(tmp_path / "r", permutation_1=0.0))
+    assert "No control that breaks the link was run" in text
+
+
+@pytest.mark.parametrize(
+    ("compared", "draws_models", "expected"),
+    [
+        ({}, False, ABOVE),
+        ({"p_holm": 0.06}, False, ALIKE),
+        ({"p_holm": float("nan")}, False, ALIKE),
+        ({"ci_low": -0.1}, False, ALIKE),
+        ({"ci_low": -0.3, "ci_high": -0.1}, False, BELOW),
+        ({"n": 1}, False, ALIKE),
+        ({"above": 0.9}, False, ABOVE),
+        ({"above": 0.9}, True, ALIKE),
+        ({"above": 0.98}, True, ABOVE),
+        ({"ci_low": -0.3, "ci_high": -0.1, "above": 0.1}, True, ALIKE),
+        ({"ci_low": -0.3, "ci_high": -0.1, "above": 0.0}, True, BELOW),
+    ],
+)
+def test_the_verdict_needs_interval_and_test_and_for_drawn_models_the_share_of_them(compared, draws_models, expected):
+    row = {"n": 30, "p_holm": 0.01, "ci_low": 0.1, "ci_high": 0.3, "above": 0.99}
+    assert verdict({**row, **compared}, draws_models) == expected
+
+
+def test_overall_rows_are_corrected_for_the_number_of_controls(tmp_path):
+    run = with_controls(tmp_path / "r", random_step=0.02, other_seed=0.01, untrained=0.0)
+    reduce_run(run)
+    rows = [
+        row
+        for row in run.comparisons().to_pylist()
+        if row["metric"] == "simdual" and row["layer"] == OVERALL and row["baseline_control"] != MEASUREMENT.name
+    ]
+    assert [row["baseline_control"] for row in rows] == ["random_step", "other_seed", "untrained"]
+    assert min(rows, key=lambda row: row["p"])["p_holm"] == pytest.approx(3 * min(row["p"] for row in rows))
+    assert all(row["p_holm"] >= row["p"] for row in rows)
+
+
+def test_on_an_untrained_model_the_report_says_that_nothing_was_learnt(tmp_path):
+    """A model as transformers initialises it: what it shows, any untrained model does."""
+    directory = save_tiny(tmp_path / "model")
+    torch.manual_seed(0)
+    Qwen3ForCausalLM(tiny_config()).save_pretrained(directory)
+    (tmp_path / "reviews.csv").write_text("text,label\n" + "".join(f'"{t}",{i}\n' for t, i in tiny_examples(90)))
+    config = validate_config(
+        {
+            "name": "untrained",
+            "model": str(directory),
+            "task": {"name": "tiny", "template": TEMPLATE, "label_words": list(LABELS)},
+            "data": str(tmp_path / "reviews.csv"),
+            "demonstrations": 5,
+            "seeds": 20,
+            "split": {"measured": 12},
+            "finetune": {"learning_rate": 1.0},
+            "measures": {"resamples": 500},
+            "controls": {"random_step": True, "other_seed": True, "untrained": True},
+        },
+        "test",
+    )
+    laboratory, run = Laboratory(config), RunDirectory(tmp_path / "run")
+    run.start(config)
+    bench, tokenizer = laboratory.bench, laboratory.loaded.tokenizer
+    for name in ("none", "random_step", "other_seed", "untrained"):
+        control = control_named(name)
+        units = [laboratory.study.unit(seed, control, config.seeds) for seed in config.seeds]
+        rows = bench.measure(control, [laboratory.study.case(tokenizer, unit) for unit in units])
+        run.write_measurements(measurement_table(rows))
+    text = text_of(run)
+    assert "No similarity is above all of its nulls and controls" in text
+    assert "Not distinguishable from, or below, at least one null or control" in text
