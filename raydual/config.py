@@ -70,6 +70,7 @@ class Split(Settings):
 
     selection: Index = 0
     measured: Count | None = Field(default=None, description="None: all that are left")
+    measured_at_most: Count | None = Field(default=None, description="fewer if there are fewer")
     shuffle_seed: Index = 0
 
 
@@ -77,12 +78,14 @@ class SeedSearch(Settings):
     """Ray Tune over seeds: accuracy on growing slices of the selection set, the poorer part stopped at each."""
 
     keep: Count
-    slices: Annotated[tuple[Count, ...], Field(min_length=1)] = (25, 50, 100)
+    slices: Annotated[tuple[Count, ...], Field(min_length=1)] | None = Field(
+        default=(25, 50, 100), description="None: every seed is scored on the whole selection set"
+    )
 
     @field_validator("slices")
     @classmethod
-    def _growing(cls, slices: tuple[int, ...]) -> tuple[int, ...]:
-        if list(slices) != sorted(set(slices)):
+    def _growing(cls, slices: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if slices is not None and list(slices) != sorted(set(slices)):
             raise ValueError(f"slices must grow, found {list(slices)}")
         return slices
 
@@ -193,7 +196,7 @@ class SweepConfig(Settings):
             raise ValueError("split.selection is 0, but search needs selection examples (or `protocol: dai`)")
         if self.protocol == "dai" and self.split.selection:
             raise ValueError("split.selection has no meaning with `protocol: dai`, which selects on what it reports")
-        if self.protocol == "split" and seeds and seeds.slices[-1] > self.split.selection:
+        if self.protocol == "split" and seeds and seeds.slices and seeds.slices[-1] > self.split.selection:
             raise ValueError(
                 f"search.seeds.slices ends at {seeds.slices[-1]}, but split.selection is {self.split.selection}"
             )

@@ -3,12 +3,14 @@
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from raydual.axes import axes_of, expand
 from raydual.config import SweepConfig
 from raydual.errors import UserError
 
@@ -41,14 +43,73 @@ def parse_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
 
 
+@dataclass(frozen=True)
+class Cell:
+    """One combination of a sweep's axes: its directory's name, the value of each axis in words, and its sweep."""
+
+    name: str
+    values: dict[str, str]
+    config: SweepConfig
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file: its name, the values in words of the settings that are lists, a cell for each combination."""
+
+    name: str
+    axes: dict[str, list[str]]
+    cells: tuple[Cell, ...]
+
+
 def load_config(path: Path, overrides: Iterable[str] = ()) -> SweepConfig:
     """The sweep of the file `path` with `key=value` overrides; relative paths in the file are relative to it.
 
     Raises
     ------
     UserError
-        One line for each problem: file, key, what was found and what is allowed.
+        One line for each problem: file, key, what was found and what is allowed; or the sweep has axes.
     """
+    raw = _read(path, overrides)
+    axes = axes_of(raw)
+    if axes:
+        example = " ".join(f"--set {axis}={_in_yaml(values[0])}" for axis, values in axes.items() if values)
+        raise UserError(f"{path}: lists several values of {', '.join(axes)}; name one of each here, such as {example}")
+    return validate_config(raw, str(path))
+
+
+def load_sweep(path: Path, overrides: Iterable[str] = ()) -> Sweep:
+    """All that the file `path` asks for: every cell of its axes, a single one if it has none.
+
+    Raises
+    ------
+    UserError
+        As `load_config`, for the first cell with a problem; or an axis is empty, repeats a value, or is searched.
+    """
+    raw = _read(path, overrides)
+    axes = axes_of(raw)
+    searched = (raw.get("search") or {}).get("finetune") if isinstance(raw.get("search"), dict) else None
+    for axis, values in axes.items():
+        if not values:
+            raise UserError(f"{path}: {axis}: an axis needs at least one value, found an empty list")
+        if len({_in_yaml(value) for value in values}) != len(values):
+            raise UserError(f"{path}: {axis}: the same value is listed twice")
+        if isinstance(searched, dict) and axis.removeprefix("finetune.") in searched:
+            raise UserError(f"{path}: {axis}: cannot be an axis and searched by search.finetune at once")
+    cells = []
+    for cell in expand(raw):
+        named = {**cell.raw, "name": f"{raw['name']}-{cell.name}"} if axes and "name" in raw else cell.raw
+        cells.append(Cell(cell.name, cell.values, validate_config(named, f"{path}{' at ' * bool(axes)}{cell.where}")))
+    words = {axis: list(dict.fromkeys(cell.values[axis] for cell in cells)) for axis in axes}
+    return Sweep(str(raw.get("name")), words, tuple(cells))
+
+
+def _in_yaml(value: Any) -> str:
+    """A value as it is written after `--set key=`."""
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
+
+
+def _read(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
+    """The settings of a sweep file with overrides, not yet checked."""
     try:
         raw = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
@@ -60,7 +121,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> SweepConfig:
     _absolute_paths(raw, path.resolve().parent)
     for override in overrides:
         _apply_override(raw, override)
-    return validate_config(raw, str(path))
+    return raw
 
 
 def validate_config(raw: Mapping[str, Any], where: str) -> SweepConfig:
@@ -89,6 +150,8 @@ def _absolute_paths(raw: dict[str, Any], base: Path) -> None:
         return str((base / Path(value).expanduser()).resolve()) if isinstance(value, str) else value
 
     def absolute(value: Any) -> Any:
+        if isinstance(value, list):
+            return [absolute(part) for part in value]
         if not isinstance(value, str) or value == "embedded":
             return value
         return resolved(value) if is_local_path(value) or (base / value).is_dir() else value

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from raydual.config import SweepConfig
 from raydual.errors import exit_on_user_error
-from raydual.loading import load_config
+from raydual.loading import Sweep, load_config, load_sweep
 
 if TYPE_CHECKING:
+    from raydual.cells import CellsDirectory
     from raydual.results import RunDirectory
 
 SWEEPS = next(
@@ -49,14 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     if args.config is not None:
-        config = load_config(args.config, args.overrides)
-        execute(
-            config,
-            _run_directory(args, config),
-            where=str(args.config),
-            resume=args.resume,
-            address=args.address,
-        )
+        sweep = load_sweep(args.config, args.overrides)
+        output = (args.output or Path("runs") / sweep.name).absolute()
+        where = str(args.config)
+        if sweep.axes:
+            execute_cells(sweep, output, where=where, resume=args.resume, address=args.address)
+        else:
+            run = _run_directory(output)
+            execute(sweep.cells[0].config, run, where=where, resume=args.resume, address=args.address)
         return
     # Both read before Ray is started, which takes seconds: a mistake in the settings answers at once.
     small, large = (SWEEPS / "quickstart.yaml", SWEEPS / "sst2.yaml")
@@ -66,14 +67,15 @@ def _run(args: argparse.Namespace) -> None:
     with connect(args.address) as connection:
         path = large if connection.gpus else small
         config = configs[path]
-        execute(config, _run_directory(args, config), where=str(path), resume=args.resume, address=args.address)
+        run = _run_directory((args.output or Path("runs") / config.name).absolute())
+        execute(config, run, where=str(path), resume=args.resume, address=args.address)
 
 
-def _run_directory(args: argparse.Namespace, config: SweepConfig) -> "RunDirectory":
+def _run_directory(path: Path) -> "RunDirectory":
     # Loaded only now: help and mistakes in the settings need no pyarrow.
     from raydual.results import RunDirectory
 
-    return RunDirectory((args.output or Path("runs") / config.name).absolute())
+    return RunDirectory(path)
 
 
 def execute(
@@ -105,6 +107,46 @@ def execute(
 
     run_study(study, run, where, address)
     return run
+
+
+def execute_cells(
+    sweep: Sweep, output: Path, *, where: str = "settings", resume: bool = False, address: str | None = None
+) -> "CellsDirectory":
+    """Carry out every cell of a sweep with axes, each in a run directory of its own, and compare them.
+
+    Cells that are there already are gone on with if `resume`; all are checked before the first one starts.
+
+    Raises
+    ------
+    UserError
+        As `execute`.
+    """
+    from raydual.cells import CellsDirectory, reduce_cells
+    from raydual.measure.study import prepare_study
+    from raydual.report.cells import write_cells_report
+
+    directory = CellsDirectory(output)
+    directory.check(sweep, resume)
+    for cell in sweep.cells:
+        run = directory.cell(cell.name)
+        run.check(cell.config, resume=resume and run.config_file.is_file())
+    studies = [prepare_study(cell.config) for cell in sweep.cells]
+    directory.start(sweep)
+    from raydual.cluster.connect import connect
+    from raydual.cluster.progress import say
+    from raydual.cluster.run import run_study
+
+    with connect(address) as connection:
+        say(f"sweep {sweep.name}: {len(sweep.cells)} cells, {', '.join(sweep.axes)}")
+        say(connection.describe())
+        for number, (cell, study) in enumerate(zip(sweep.cells, studies, strict=True), start=1):
+            say(f"\ncell {number} of {len(sweep.cells)}: {', '.join(f'{k} {v}' for k, v in cell.values.items())}")
+            run = directory.cell(cell.name)
+            run.start(cell.config)
+            run_study(study, run, where, address)
+    reduce_cells(directory)
+    say(f"\n{write_cells_report(directory)}")
+    return directory
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raydual.errors import UserError
-from raydual.loading import dump_config, load_config, validate_config
+from raydual.loading import dump_config, load_config, load_sweep, validate_config
 from raydual.sweep import SWEEPS
 
 BASE = {"name": "s", "task": "sst2", "data": "embedded", "seeds": 10}
@@ -24,11 +24,11 @@ def sweep_file(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_sweep_that_comes_along_is_valid_and_survives_being_written(path, tmp_path):
-    config = load_config(path)
-    assert config.name == path.stem
-    again = tmp_path / "again.yaml"
-    again.write_text(dump_config(config))
-    assert load_config(again) == config
+    sweep, again = load_sweep(path), tmp_path / "again.yaml"
+    assert sweep.name == path.stem
+    for cell in sweep.cells:
+        again.write_text(dump_config(cell.config))
+        assert load_config(again) == cell.config
 
 
 @given(

@@ -14,11 +14,12 @@ FLOORS = (
     {"errors", "embedded"},
     {"tasks.task"},
     {"config"},
+    {"axes"},
     {"loading", "controls"},
     {"metrics", "tasks", "results"},
     {"model"},
     {"measure"},
-    {"reduce", "report"},
+    {"reduce", "cells", "report"},
     {"cluster"},
     {"sweep", "cli"},
 )

@@ -245,3 +245,29 @@ def test_main_reports_mistakes_by_exit_code(inputs, tmp_path, capsys):
     assert main([str(sweep), "--set", "model=/nowhere", *output]) == 2
     assert "model: /nowhere is not a directory" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_with_axes_runs_every_cell_and_goes_on_where_it_stopped(inputs, tmp_path, capsys):
+    import shutil
+
+    import yaml
+
+    sweep, output = tmp_path / "cells.yaml", tmp_path / "cells"
+    one = settings(inputs, seeds=3, search={}, controls={}, split={"measured": 9}, finetune={"learning_rate": 0.1})
+    sweep.write_text(yaml.safe_dump({**one, "demonstrations": [2, 5]}))
+    assert main([str(sweep), "--output", str(output)]) == 0
+    said = capsys.readouterr().out
+    assert "cell 2 of 2: demonstrations 5" in said
+    assert said.splitlines()[-1] == str(output / "report.html")
+    alone = run_to(
+        tmp_path / "alone", inputs, **{k: one[k] for k in ("seeds", "search", "controls", "split", "finetune")}
+    )
+    assert_same_summary(RunDirectory(output / "cells" / "5"), alone, 0)
+    shutil.rmtree(output / "cells" / "5")
+    (output / "report.html").unlink()
+    kept = next((output / "cells" / "2" / "measurements").iterdir())
+    before = kept.stat().st_mtime_ns
+    assert main([str(sweep), "--output", str(output), "--resume"]) == 0
+    assert kept.stat().st_mtime_ns == before
+    assert_same_summary(RunDirectory(output / "cells" / "5"), alone, 0)
+    assert (output / "report.html").is_file()

@@ -96,7 +96,7 @@ class SearchTrial(tune.Trainable):
         return self._score_seed() if self.trial["kind"] == "seed" else self._score_settings()
 
     def _score_seed(self) -> dict[str, Any]:
-        slices = self.study.config.search.seeds.slices  # type: ignore[union-attr]
+        slices = self.study.slices
         seed, end = self.trial["seed"], slices[self.slice]
         start = slices[self.slice - 1] if self.slice else 0
         key = slice_key(seed, end)
@@ -138,14 +138,14 @@ def _reported(key: str, report: dict[str, Any], last: bool) -> dict[str, Any]:
 class SearchOrder(Searcher):
     """Hands Tune the seeds, a generation at a time, and once all are in, the fine-tuning settings."""
 
-    def __init__(self, config: SweepConfig, journal: Journal) -> None:
+    def __init__(self, study: Study, journal: Journal) -> None:
         super().__init__(metric="key", mode="max")
-        self.config, self.journal = config, journal
+        self.config, self.journal = study.config, journal
         self.running: dict[str, dict[str, Any]] = {}
         self.seed_scores: dict[int, SeedScore] = {}
         self.settings_scores: list[dict[str, Any]] = []
-        seeds = config.search.seeds
-        self.halving = Halving(config.seeds, seeds.slices, seeds.keep) if seeds else None
+        seeds = self.config.search.seeds
+        self.halving = Halving(self.config.seeds, study.slices, seeds.keep) if seeds else None
         self.groups_started = 0
         self.queue: list[dict[str, Any]] = []
         self.progress = StageProgress("search", self.total())
@@ -260,7 +260,7 @@ class HalvingScheduler(FIFOScheduler):
 
 def search(study: Study, plan: ReplicaPlan, run: RunDirectory) -> Choice:
     """Choose seeds and fine-tuning settings as the sweep says."""
-    order = SearchOrder(study.config, Journal(run.search / "journal.jsonl"))
+    order = SearchOrder(study, Journal(run.search / "journal.jsonl"))
     _tune(study, plan, order)
     return _store(run, study.config, order)
 

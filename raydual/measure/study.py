@@ -48,6 +48,14 @@ class Study:
         """Where the model comes from."""
         return ModelSource(self.config.model, self.config.revision)
 
+    @property
+    def slices(self) -> tuple[int, ...]:
+        """Numbers of selection examples at which the search over seeds scores them."""
+        search, count = self.config.search.seeds, len(self.dataset.selection)
+        if search is None or search.slices is None:
+            return (count,)
+        return search.slices
+
     def task(self, control: Control) -> Task:
         """The task, with other label words if the control has them."""
         if control.labels != "abstract":
@@ -115,6 +123,11 @@ def prepare_study(config: SweepConfig) -> Study:
         Anything in the model or the data that would make every seed fail.
     """
     study = Study(config, load_dataset(config))
+    if config.search.seeds and study.slices[-1] > len(study.dataset.selection):
+        raise UserError(
+            f"search.seeds.slices: ends at {study.slices[-1]}, but only {len(study.dataset.selection)} examples are "
+            "there to select on; take fewer, or none (`null`: all at once)"
+        )
     model = study.source.config()
     if study.source.directory is not None:
         study.source.weights_directory()

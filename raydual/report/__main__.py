@@ -5,9 +5,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from raydual.cells import CellsDirectory, reduce_cells
 from raydual.errors import UserError, exit_on_user_error
 from raydual.reduce import reduce_run
 from raydual.report import write_report
+from raydual.report.cells import write_cells_report
 from raydual.results import RunDirectory
 
 
@@ -19,11 +21,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _again(path: Path) -> None:
-    run = RunDirectory(path)
+    cells = CellsDirectory(path)
+    if cells.sweep_file.is_file():
+        for name in cells.stored()["cells"]:
+            _one(cells.cell(name))
+        reduce_cells(cells)
+        print(write_cells_report(cells))
+        return
+    print(_one(RunDirectory(path)))
+
+
+def _one(run: RunDirectory) -> Path:
     if not run.config_file.is_file():
-        raise UserError(f"{path}: not a run directory, it holds no config.yaml")
+        raise UserError(f"{run.path}: not a run directory, it holds no config.yaml")
     reduce_run(run)
-    print(write_report(run))
+    return write_report(run)
 
 
 if __name__ == "__main__":

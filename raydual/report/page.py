@@ -12,6 +12,7 @@ from raydual.report.controls import control_figure, control_table, standing_tabl
 from raydual.report.data import Row, RunData
 from raydual.report.distributions import distribution_figure
 from raydual.report.layers import layer_figure
+from raydual.report.published import published_table
 from raydual.report.search import search_figure
 from raydual.report.words import digits_of, findings, interval, number, with_difference, with_interval
 from raydual.results import RunDirectory, write_text
@@ -31,27 +32,36 @@ def write_report(run: RunDirectory, manifest: Row | None = None) -> Path:
     figures = _figures(data)
     for name, svg in figures.items():
         write_text(run.figures / f"{name}.svg", svg)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    page = environment.get_template("template.html").render(
-        name=data.config.name,
-        findings=list(findings(data)),
-        facts=_facts(data),
-        failures=run.failures(),
-        standing=standing_table(data),
-        controls=data.controls,
-        control_table=control_table(data),
-        table=[_table_row(data, metric, row) for metric, row in data.headline()],
-        # The SVG is made here, from numbers, and holds no text of the user's.
-        figures={name: Markup(svg) for name, svg in figures.items()},  # noqa: S704
-        metrics=list(CATALOGUE.values()),
-        protocol=data.config.protocol,
-        manifest=data.manifest,
+    page = (
+        environment()
+        .get_template("run.html")
+        .render(
+            name=data.config.name,
+            findings=list(findings(data)),
+            facts=_facts(data),
+            failures=run.failures(),
+            published=published_table(data),
+            standing=standing_table(data),
+            controls=data.controls,
+            control_table=control_table(data),
+            table=[_table_row(data, metric, row) for metric, row in data.headline()],
+            # The SVG is made here, from numbers, and holds no text of the user's.
+            figures={name: Markup(svg) for name, svg in figures.items()},  # noqa: S704
+            metrics=list(CATALOGUE.values()),
+            protocol=data.config.protocol,
+            manifest=data.manifest,
+        )
     )
     write_text(run.report_file, page)
     return run.report_file
+
+
+def environment() -> jinja2.Environment:
+    """The templates of reports; what is filled in is escaped."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
 
 
 def _figures(data: RunData) -> dict[str, str]:

@@ -84,9 +84,11 @@ def _split(examples: Examples, split: Split, protocol: str, where: str) -> tuple
             f"split: {split.selection} selection and {split.measured or 'at least 1'} measured examples are asked "
             f"for, but the validation set ({where}) has {len(order)}"
         )
-    if split.selection or split.measured:
+    if split.selection or split.measured or split.measured_at_most:
         random.Random(split.shuffle_seed).shuffle(order)
     end = len(order) if split.measured is None else wanted
+    if split.measured_at_most:
+        end = min(end, split.selection + split.measured_at_most)
     measured = examples.take(sorted(order[split.selection : end]))
     selection = measured if protocol == "dai" else examples.take(order[: split.selection])
     return selection, measured

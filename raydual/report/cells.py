@@ -1,0 +1,224 @@
+"""The report of a sweep with axes: every cell's numbers, and how they change along each axis."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from raydual.cells import CellsDirectory
+from raydual.metrics.catalogue import CATALOGUE, CONDITIONS, Metric
+from raydual.report import theme
+from raydual.report.data import Row, RunData
+from raydual.report.page import environment
+from raydual.report.published import published_by_task
+from raydual.report.standing import ALIKE, SIGNS, verdict
+from raydual.report.words import digits_of, interval, number, p_value, with_interval
+from raydual.results import write_text
+
+_SHOWN = (
+    ("accuracy", "icl"),
+    ("accuracy", "ft"),
+    ("rec2ftp", "icl-ft"),
+    ("simaou", "icl-ft"),
+    ("simaou_raw", "icl-ft"),
+    ("delta_simam", "icl-ft"),
+    ("kendall", "icl-ft"),
+    ("simdual", "icl-ft"),
+    ("simdw", "icl-ft"),
+)
+_COLOURS = ("#3b2f8f", "#d55e00", "#009e73", "#0072b2", "#cc79a7", "#e69f00", "#56b4e9", "#6b7280")
+
+
+@dataclass(frozen=True)
+class CellsData:
+    """The cells of a sweep and what compares them."""
+
+    directory: CellsDirectory
+
+    @cached_property
+    def axes(self) -> dict[str, list[str]]:
+        """The values of each axis."""
+        return self.directory.stored()["axes"]
+
+    @cached_property
+    def values(self) -> dict[str, dict[str, str]]:
+        """The value of each axis, by cell."""
+        return self.directory.stored()["cells"]
+
+    @cached_property
+    def cells(self) -> dict[str, RunData]:
+        """What each cell measured."""
+        return {name: RunData(self.directory.cell(name)) for name in self.values}
+
+    @cached_property
+    def comparisons(self) -> list[Row]:
+        """The rows of `ALONG_AXES` that are shown."""
+        rows = self.directory.comparisons().to_pylist()
+        return [row for row in rows if (row["metric"], row["condition"]) in _SHOWN]
+
+    def others(self, axis: str, cell: str) -> str:
+        """The values of all axes but one, in words."""
+        return ", ".join(f"{short(name)} {value}" for name, value in self.values[cell].items() if name != axis)
+
+
+def short(axis: str) -> str:
+    """An axis as a person reads it."""
+    return axis.removeprefix("finetune.").replace("_", " ")
+
+
+def write_cells_report(directory: CellsDirectory) -> Path:
+    """Write `report.html` of a sweep with axes, from what lies in its directory; returns its path."""
+    data = CellsData(directory)
+    with theme.style():
+        figures = [_axis_section(data, axis) for axis, values in data.axes.items() if len(values) > 1]
+    page = (
+        environment()
+        .get_template("cells.html")
+        .render(
+            name=directory.stored()["name"],
+            findings=list(_findings(data)),
+            axes=list(map(short, data.axes)),
+            columns=[_column(CATALOGUE[name], condition) for name, condition in _SHOWN],
+            table=[_cell_row(data, name) for name in data.cells],
+            figures=figures,
+            published=published_by_task(
+                [(", ".join(data.values[name].values()), data.cells[name]) for name in data.cells]
+            ),
+        )
+    )
+    write_text(directory.report_file, page)
+    return directory.report_file
+
+
+def _column(metric: Metric, condition: str) -> dict[str, str]:
+    return {"label": metric.label, "condition": "" if condition == "icl-ft" else CONDITIONS[condition]}
+
+
+def _cell_row(data: CellsData, name: str) -> dict[str, Any]:
+    rows = [(data.cells[name].overall(*key), digits_of(CATALOGUE[key[0]])) for key in _SHOWN]
+    return {
+        "values": list(data.values[name].values()),
+        "link": f"cells/{name}/report.html",
+        "n": rows[0][0]["n"] if rows[0][0] else 0,
+        "cells": [
+            {"mean": number(row["mean"] if row else None, digits), "interval": interval(row, digits) if row else ""}
+            for row, digits in rows
+        ],
+    }
+
+
+def _findings(data: CellsData) -> Iterator[str]:
+    """What changes along each axis, as far as it can be told from chance."""
+    axes = "; ".join(f"{short(axis)} {', '.join(values)}" for axis, values in data.axes.items())
+    yield f"{len(data.cells)} cells: {axes}."
+    for axis, values in data.axes.items():
+        for row in (row for row in data.comparisons if row["axis"] == axis):
+            if verdict(row) == ALIKE:
+                continue
+            metric = CATALOGUE[row["metric"]]
+            digits, others = digits_of(metric), data.others(axis, row["cell"])
+            value = data.values[row["cell"]][axis]
+            first, found = (data.cells[row[c]].overall(metric.name, row["condition"]) for c in ("reference", "cell"))
+            if first and found:
+                at = f"at {short(axis)} {values[0]}"
+                yield (
+                    f"{metric.label}, {CONDITIONS[row['condition']]}: from {with_interval(first, digits)} {at}"
+                    f" to {with_interval(found, digits)} at {value} {p_value(row['p_holm'])}"
+                    f"{f', {others}' if others else ''}."
+                )
+        if len(values) > 1 and all(verdict(r) == ALIKE for r in data.comparisons if r["axis"] == axis):
+            yield f"Along {short(axis)} no change can be told from chance."
+
+
+def _axis_section(data: CellsData, axis: str) -> dict[str, Any]:
+    rows: dict[str, list[Row]] = {}
+    for row in data.comparisons:
+        if row["axis"] == axis:
+            rows.setdefault(row["cell"], []).append(row)
+    return {
+        "name": short(axis),
+        "first": data.axes[axis][0],
+        "others": len(data.axes) > 1,
+        "svg": Markup(theme.as_svg(axis_figure(data, axis))),  # noqa: S704 - made of numbers and escaped labels
+        "rows": [
+            {
+                "label": ", ".join(filter(None, (f"{short(axis)} {data.values[cell][axis]}", data.others(axis, cell)))),
+                "cells": [
+                    _difference(next(r for r in found if (r["metric"], r["condition"]) == key)) for key in _SHOWN
+                ],
+            }
+            for cell, found in rows.items()
+        ],
+    }
+
+
+def _difference(row: Row) -> dict[str, str]:
+    digits = digits_of(CATALOGUE[row["metric"]])
+    if not row["n"]:
+        return {"difference": number(None), "sign": "", "test": "no seed has both"}
+    test = f"{interval(row, digits)} {p_value(row['p_holm'])}" if row["n"] > 1 else "one seed"
+    return {"difference": number(row["difference"], digits), "sign": SIGNS[verdict(row)], "test": test}
+
+
+def axis_figure(data: CellsData, axis: str) -> Figure:
+    """Headline metrics along an axis, a line for each combination of the others."""
+    made, axes = theme.figure(3, 3, 2.5)
+    lines: dict[str, list[str]] = {}
+    for cell in data.cells:
+        lines.setdefault(data.others(axis, cell), []).append(cell)
+    for place, (panel, (name, condition)) in enumerate(zip(axes, _SHOWN, strict=True)):
+        label = CATALOGUE[name].label
+        panel.set_title(label if condition == "icl-ft" else f"{label}, {CONDITIONS[condition]}")
+        for number_of, (others, cells) in enumerate(lines.items()):
+            rows = {data.values[c][axis]: data.cells[c].overall(name, condition) for c in cells}
+            aside = 0.0 if _is_numeric(data.axes[axis]) else 0.5 * ((number_of + 0.5) / len(lines) - 0.5)
+            _draw(panel, data.axes[axis], rows, _COLOURS[number_of % len(_COLOURS)], others, aside)
+        _scale(panel, data.axes[axis])
+        if place == 0 and len(lines) > 1:
+            made.legend(*panel.get_legend_handles_labels(), loc="outside upper left", ncols=2)
+        if place >= 6:
+            panel.set_xlabel(short(axis))
+    return made
+
+
+def _places(values: Sequence[str]) -> list[float]:
+    """Where the values of an axis are drawn: numbers at themselves, others one after the other."""
+    try:
+        return [float(value) for value in values]
+    except ValueError:
+        return list(map(float, range(len(values))))
+
+
+def _draw(
+    panel: Axes, values: Sequence[str], rows: dict[str, Row | None], colour: str, label: str, aside: float
+) -> None:
+    """A line, or `aside` of each value's place points, that stand beside those of other lines."""
+    found = [(at + aside, rows.get(value)) for at, value in zip(_places(values), values, strict=True)]
+    drawn = sorted(((at, row) for at, row in found if row and row["n"]), key=lambda point: point[0])
+    if not drawn:
+        return
+    at, means = [x for x, _ in drawn], [row["mean"] for _, row in drawn]
+    low = [max(row["mean"] - row["ci_low"], 0) if row["n"] > 1 else 0 for _, row in drawn]
+    high = [max(row["ci_high"] - row["mean"], 0) if row["n"] > 1 else 0 for _, row in drawn]
+    style = "-" if _is_numeric(values) else ""
+    panel.errorbar(at, means, yerr=[low, high], fmt=f"o{style}", color=colour, markersize=4, capsize=3, label=label)
+
+
+def _is_numeric(values: Sequence[str]) -> bool:
+    return _places(values) != list(map(float, range(len(values)))) or values[0].isdecimal()
+
+
+def _scale(panel: Axes, values: Sequence[str]) -> None:
+    places = _places(values)
+    if _is_numeric(values) and min(places) > 0 and max(places) >= 10 * min(places):
+        panel.set_xscale("log")
+        panel.xaxis.set_minor_locator(NullLocator())
+    panel.set_xticks(places, list(values))
+    if not _is_numeric(values):
+        panel.set_xlim(-0.5, len(values) - 0.5)

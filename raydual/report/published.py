@@ -1,0 +1,65 @@
+"""Published numbers of the same metrics, beside what was measured (docs/science.md, section 7)."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raydual.metrics.catalogue import CATALOGUE, CONDITIONS
+from raydual.report.data import RunData
+from raydual.report.words import DASH, digits_of, interval, number, with_interval
+
+_FILE = Path(__file__).with_name("published.yaml")
+_SOURCES = ("Dai, GPT 1.3B", "Dai, GPT 2.7B", "Deutch, six tasks", "Deutch, layer-causal")
+
+
+@cache
+def _numbers() -> dict[str, Any]:
+    return yaml.safe_load(_FILE.read_text(encoding="utf-8"))
+
+
+def published_table(data: RunData) -> dict[str, Any] | None:
+    """The measured numbers beside the published ones of the same task, or None if there are none."""
+    dai, deutch = _numbers()["dai"].get(data.config.task.name), _numbers()["deutch"]
+    if dai is None:
+        return None
+    rows = []
+    for key in dict.fromkeys([*dai, *deutch]):
+        name, condition = key.split()
+        row = data.overall(name, condition)
+        if row is None:
+            continue
+        digits = digits_of(CATALOGUE[name])
+        rows.append(
+            {
+                "label": CATALOGUE[name].label,
+                "condition": CONDITIONS[condition],
+                "mean": number(row["mean"], digits),
+                "interval": interval(row, digits),
+                "values": [number(v, digits) for v in (*dai.get(key, (None,) * 2), *deutch.get(key, (None,) * 2))],
+            }
+        )
+    return {"sources": _SOURCES, "rows": rows} if rows else None
+
+
+def published_by_task(cells: list[tuple[str, RunData]]) -> dict[str, Any] | None:
+    """Dai's table with the measured numbers of cells, each with its heading; None if no cell has one of Dai's tasks."""
+    known = [(heading, data) for heading, data in cells if data.config.task.name in _numbers()["dai"]]
+    if not known:
+        return None
+    rows = []
+    for key in next(iter(_numbers()["dai"].values())):
+        name, condition = key.split()
+        digits, found = digits_of(CATALOGUE[name]), []
+        for _, data in known:
+            row = data.overall(name, condition)
+            theirs = _numbers()["dai"][data.config.task.name][key]
+            found.append(
+                {
+                    "measured": with_interval(row, digits) if row else DASH,
+                    "published": f"({' / '.join(number(value, digits) for value in theirs)})",
+                }
+            )
+        rows.append({"label": CATALOGUE[name].label, "condition": CONDITIONS[condition], "cells": found})
+    return {"tasks": [heading for heading, _ in known], "rows": rows}
