@@ -11,7 +11,7 @@ from raydual.config import Finetune
 from raydual.loading import validate_config
 from raydual.measure.conditions import make_chunks, run_condition
 from raydual.measure.replica import Replica
-from raydual.model.attention import dual_attention
+from raydual.model.attention import attend, dual_attention
 from raydual.model.finetune import finetune
 from raydual.model.loading import load_model
 from raydual.model.passes import Rows, encode_prefix, hidden_states
@@ -304,3 +304,27 @@ def test_seeds_that_fail_say_why_and_leave_the_others_alone(setting, tiny_direct
     if 0 not in failed:
         kept = [r for r in rows if r["seed"] == 0]
         assert [r["value"] for r in kept] == pytest.approx([r["value"] for r in good], abs=1e-5, nan_ok=True)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 7, 5), (3, 2, 11, 13), (2, 3, 1, 701)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_fused_attention_equals_the_steps_and_both_mask_and_share_heads(shape, dtype):
+    batch, kv_heads, queries, keys = shape
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(batch, 2 * kv_heads, queries, 19, generator=generator).to(dtype)
+    key, value = (torch.randn(batch, kv_heads, keys, 19, generator=generator).to(dtype) for _ in range(2))
+    hidden = torch.rand(batch, 1, queries, keys, generator=generator) < 0.3
+    hidden[..., 0] = False
+    mask = torch.zeros(hidden.shape).masked_fill(hidden, torch.finfo(torch.float32).min)
+    with torch.no_grad():
+        fused = attend(query, key, value, mask, 0.3)
+    steps = attend(query.requires_grad_(), key, value, mask, 0.3)
+    assert steps.out.grad_fn is not None
+    assert fused.out.grad_fn is None
+    scores = 0.3 * query.double() @ key.double().repeat_interleave(2, 1).transpose(2, 3)
+    scores = scores.masked_fill(hidden, -torch.inf)
+    expected = scores.softmax(-1) @ value.double().repeat_interleave(2, 1)
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+    for part in (fused, steps):
+        torch.testing.assert_close(part.out.double(), expected, **tolerance)
+        torch.testing.assert_close(part.log_mass.double(), scores.logsumexp(-1), **tolerance)

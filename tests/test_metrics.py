@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from raydual.measure import ranking
+from raydual.measure.ranking import Ranking, top_recall
 from raydual.metrics.kendall import kendall_tau
 from raydual.metrics.noise import uniform
 from raydual.metrics.prediction import Recall, rec2ftp
@@ -169,14 +169,18 @@ def test_simam_with_one_undefined_head_is_undefined():
 
 
 def fast_tau(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return ranking.kendall_tau(torch.from_numpy(x), torch.from_numpy(y)[:, None])[:, 0].numpy()
+    return Ranking.of(torch.from_numpy(x)).tau(Ranking.of(torch.from_numpy(y))).numpy()
+
+
+def float32_tau(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return fast_tau(x.astype(np.float32), y.astype(np.float32))
 
 
 def scipy_tau(x: np.ndarray, y: np.ndarray) -> list[float]:
     return [scipy.stats.kendalltau(a, b).statistic for a, b in zip(x, y, strict=True)]
 
 
-both = pytest.mark.parametrize("tau", [kendall_tau, fast_tau], ids=["plain", "fast"])
+both = pytest.mark.parametrize("tau", [kendall_tau, fast_tau, float32_tau], ids=["plain", "fast", "fast, float32"])
 rankings = st.integers(2, 40).flatmap(
     lambda n: st.sampled_from([2, 5, 1000]).flatmap(
         lambda most: st.tuples(
@@ -198,8 +202,9 @@ def test_tau_is_scipys(tau, pair):
 def test_tau_of_continuous_and_of_tied_values_is_scipys_at_every_length(tau, n):
     x, y = gaussian(n, 3, n), gaussian(n + 1, 3, n)
     y = y + np.array([[0.0], [1.0], [-3.0]]) * x
+    x, y = (values.astype(np.float32).astype(np.float64) for values in (x, y))
     for round_to in (9, 1, 0):
-        pair = np.round(x, round_to), np.round(y, round_to)
+        pair = (x, y) if round_to == 9 else (np.round(x, round_to), np.round(y, round_to))
         np.testing.assert_allclose(tau(*pair), scipy_tau(*pair), rtol=0, atol=1e-12)
 
 
@@ -241,8 +246,30 @@ def test_one_ranking_is_compared_with_several_at_once():
     x, ys = np.round(gaussian(0, 5, 13), 1), np.round(gaussian(1, 5, 3, 13), 1)
     one_by_one = np.stack([kendall_tau(x, ys[:, k]) for k in range(3)], axis=1)
     np.testing.assert_array_equal(kendall_tau(x[:, None], ys), one_by_one)
-    fast = ranking.kendall_tau(torch.from_numpy(x), torch.from_numpy(ys)).numpy()
-    np.testing.assert_allclose(fast, one_by_one, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@given(st.integers(1, 30), st.integers(0, 10**6), st.sampled_from([1, 3, 1000]))
+def test_a_ranking_puts_equal_values_from_last_to_first_and_zero_is_minus_zero(kind, n, seed, most):
+    draw = np.random.default_rng(seed)
+    x = (draw.integers(-most, most + 1, (3, n)) * draw.choice([1.0, -1.0], (3, n)) / 7).astype(kind)
+    found = Ranking.of(torch.from_numpy(x))
+    for row, order, ranks, tied in zip(x, found.order, found.ranks, found.tied, strict=True):
+        assert order.tolist() == sorted(range(n), key=lambda i: (row[i], -i))
+        assert ranks.tolist() == np.unique(row + 0.0, return_inverse=True)[1].tolist()
+        assert tied == sum(row[i] == row[j] for i in range(n) for j in range(i))
+    if n > 1:
+        assert found.top(1)[:, 0].tolist() == x.argmax(axis=1).tolist()
+
+
+def test_top_recall_is_the_share_of_places_on_top_of_both():
+    x, y = (torch.from_numpy(np.round(gaussian(seed, 5, 31), 1).astype(np.float32)) for seed in (0, 1))
+    expected = [
+        len({*sorted(range(31), key=lambda i: (-a[i], i))[:7]} & {*sorted(range(31), key=lambda i: (-b[i], i))[:7]}) / 7
+        for a, b in zip(x, y, strict=True)
+    ]
+    assert top_recall(Ranking.of(x), Ranking.of(y), 7).tolist() == pytest.approx(expected)
+    assert top_recall(Ranking.of(x), Ranking.of(y), 31).isnan().all()
 
 
 # Noise

@@ -11,7 +11,7 @@ from torch import Tensor
 from raydual.config import Measures
 from raydual.measure.conditions import Chunk
 from raydual.measure.keyed_noise import KENDALL_NOISE, keyed_noise
-from raydual.measure.ranking import kendall_tau
+from raydual.measure.ranking import Ranking, top_recall
 from raydual.model.finetune import Tuned
 from raydual.tasks.prompts import DemonstrationSet
 
@@ -105,26 +105,20 @@ def _compare(
     noise: Float[Tensor, "n layers pairs"],
     seed: Training,
 ) -> dict[str, Float[Tensor, "n layers"]]:
-    tokens = _taus(attended, [paid, noise, paid_inputs])
-    masses = [_example_masses(x, seed.example) for x in (attended, paid, noise)]
-    examples = _taus(masses[0], masses[1:])
+    context, tuning, random = (Ranking.of(x) for x in (attended, paid, noise))
+    by_example = (Ranking.of(_example_masses(x, seed.example)) for x in (attended, paid, noise))
+    context_mass, tuning_mass, random_mass = by_example
     return {
-        "kendall": tokens[0],
-        "kendall_random": tokens[1],
-        "kendall_input": tokens[2],
-        "kendall_example": examples[0],
-        "kendall_example_random": examples[1],
-        "topk_token": _top_recall(attended, paid, _TOP_TOKENS),
-        "topk_token_random": _top_recall(attended, noise, _TOP_TOKENS),
-        "topk_example": _top_recall(masses[0], masses[1], _TOP_EXAMPLES),
-        "topk_example_random": _top_recall(masses[0], masses[2], _TOP_EXAMPLES),
+        "kendall": context.tau(tuning),
+        "kendall_random": context.tau(random),
+        "kendall_input": context.tau(Ranking.of(paid_inputs)),
+        "kendall_example": context_mass.tau(tuning_mass),
+        "kendall_example_random": context_mass.tau(random_mass),
+        "topk_token": top_recall(context, tuning, _TOP_TOKENS),
+        "topk_token_random": top_recall(context, random, _TOP_TOKENS),
+        "topk_example": top_recall(context_mass, tuning_mass, _TOP_EXAMPLES),
+        "topk_example_random": top_recall(context_mass, random_mass, _TOP_EXAMPLES),
     }
-
-
-def _taus(x: Float[Tensor, "n layers items"], ys: Sequence[Tensor]) -> list[Float[Tensor, "n layers"]]:
-    """Kendall's τ of `x` with each of `ys`."""
-    tau = kendall_tau(x.flatten(0, 1), torch.stack(list(ys), dim=2).flatten(0, 1))
-    return list(tau.view(*x.shape[:2], len(ys)).unbind(dim=-1))
 
 
 def _example_masses(
@@ -140,14 +134,3 @@ def _example_masses(
     peaks = x.new_full((*x.shape[:-1], count), -torch.inf).scatter_reduce(-1, index, x, "amax")
     sums = torch.zeros_like(peaks).scatter_add(-1, index, (x - peaks.gather(-1, index)).exp())
     return peaks + sums.log()
-
-
-def _top_recall(
-    x: Float[Tensor, "n layers items"], y: Float[Tensor, "n layers items"], k: int
-) -> Float[Tensor, "n layers"]:
-    """Share of the k largest of `x` that are among the k largest of `y`; NaN if there are not more than k."""
-    if x.shape[-1] <= k:
-        return x.new_full(x.shape[:-1], float("nan"))
-    top = [values.sort(dim=-1, descending=True, stable=True).indices[..., :k] for values in (x, y)]
-    among = torch.zeros_like(x, dtype=torch.bool).scatter(-1, top[1], value=True)
-    return among.gather(-1, top[0]).float().mean(dim=-1)

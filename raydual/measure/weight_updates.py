@@ -118,7 +118,7 @@ def _outer(
         _project(stacks.get((index, name), getattr(module, name)), x).view(*x.shape[:2], -1, module.head_dim)
         for name in ("v_proj", "k_proj")
     )
-    return torch.einsum("btkd,btke,bt->bkde", value, key, real.float())
+    return (value * real[..., None, None]).permute(0, 2, 3, 1) @ key.transpose(1, 2)
 
 
 def _project(linear: nn.Module, x: Tensor) -> Tensor:

@@ -74,18 +74,30 @@ def attend(
 ) -> Part:
     """Softmax attention with grouped-query heads; `mask` is added to the scaled scores (`rows`: queries or 1)."""
     batch, heads, queries, head_dim = query.shape
-    kv_heads = key.shape[1]
-    grouped = query.reshape(batch, kv_heads, -1, head_dim) * scaling
-    scores = (grouped @ key.transpose(2, 3)).float().view(batch, kv_heads, heads // kv_heads, queries, -1)
-    scores += mask[:, :, None]
+    kv_heads, shared = key.shape[1], heads // key.shape[1]
+    grouped = query.reshape(batch, kv_heads, shared * queries, head_dim)
+    rows = mask[:, :, None].expand(-1, 1, shared, queries, -1).reshape(batch, 1, shared * queries, -1)
+    differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+    function = _fused if query.device.type == "cpu" and not differentiated else _plain
+    out, log_mass = function(grouped, key, value, rows, scaling)
+    return Part(out.reshape(batch, heads, queries, head_dim), log_mass.reshape(batch, heads, queries))
+
+
+def _plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+    """(output, log of the softmax's normaliser) of as many query as key heads, step by step; differentiable."""
+    scores = ((query * scaling) @ key.transpose(2, 3)).float() + mask
     # The maximum only keeps exp in range; it cancels, so no gradient needs to pass through it.
     peak = scores.detach().amax(dim=-1, keepdim=True)
     weights = scores.sub_(peak).exp_()
     mass = weights.sum(dim=-1, keepdim=True)
-    out = weights.to(value.dtype).view(batch, kv_heads, -1, key.shape[2]) @ value
-    out = out.view(batch, kv_heads, heads // kv_heads, queries, head_dim) / mass.to(value.dtype)
-    log_mass = (peak + mass.log()).view(batch, heads, queries)
-    return Part(out.view(batch, heads, queries, head_dim), log_mass)
+    out = (weights.to(value.dtype) @ value) / mass.to(value.dtype)
+    return out, (peak + mass.log())[..., 0]
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+    """The same by the kernel behind `scaled_dot_product_attention` on a CPU, which holds no scores."""
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return kernel(query, key, value, 0.0, False, attn_mask=mask.to(query.dtype), scale=scaling)
 
 
 def attend_prefix(
