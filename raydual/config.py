@@ -145,8 +145,12 @@ class Execution(Settings):
 
     replicas: Count | Literal["auto"] = "auto"
     gpus_per_replica: Annotated[float, Field(strict=True, ge=0)] | Literal["auto"] = "auto"
-    seeds_per_batch: Count = 4
+    seeds_per_batch: Count | Literal["auto"] = Field(default="auto", description="auto: what memory holds")
     batch_size: Count = Field(default=64, description="validation examples of one seed in a forward pass")
+
+    def most_seeds_per_batch(self, on_gpu: bool) -> int:
+        """How many seeds go to a replica together; it may measure fewer at once. Beyond these more hardly pay."""
+        return (32 if on_gpu else 8) if self.seeds_per_batch == "auto" else self.seeds_per_batch
 
 
 class SweepConfig(Settings):

@@ -13,7 +13,7 @@ from raydual.metrics.catalogue import CATALOGUE
 
 from .reference import agreement, dual, metrics, ranks
 from .reference.finetune import FinetuneSettings, finetune
-from .reference.forward import label_scores, record, softmax
+from .reference.forward import block_inputs, label_scores, record, softmax
 from .reference.prompts import TaskSettings, Tokens, aligned, demonstration, filled, in_context, tokenize
 from .reference.seed import (
     OVERALL,
@@ -111,7 +111,9 @@ def test_a_label_word_of_several_tokens_scores_its_mean_log_probability(model, t
     with torch.no_grad():
         logs = model(torch.tensor([full])).logits[0].double().log_softmax(-1)
     expected = [logs[i - 1, full[i]].item() for i in range(len(prompt.ids), len(full))]
-    assert label_scores(model, tokenizer, prompt, (word,))[0] == pytest.approx(np.mean(expected), abs=1e-5)
+    assert label_scores(model, tokenizer, prompt, (word,), record(model, prompt.ids).logits)[0] == pytest.approx(
+        np.mean(expected), abs=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -222,7 +224,7 @@ def test_the_dual_updates_are_what_attention_changes(model, tokenizer):
     ids, prefix = prompt.tokens.ids, prompt.prefix_length
     recorded, tuned = record(model, ids, prefix), tuned_on(model, tokenizer)
     alone = tokenize(tokenizer, filled(TASK, EXAMPLES[30][0])).ids
-    for i, block in enumerate(dual.block_inputs(model, ids)):
+    for i, block in enumerate(block_inputs(model, ids)):
         attention = model.model.layers[i].self_attn
         scores = dual.scores_and_values(attention, attention, block)[0]
         np.testing.assert_allclose(scores[:, prefix:], recorded.scores_query[i], atol=1e-5)
@@ -236,14 +238,14 @@ def test_the_dual_updates_are_what_attention_changes(model, tokenizer):
     first, moved = (m.model.layers[0].self_attn for m in (model, tuned))
     expected = record(tuned, alone).attn_out[0] - record(model, alone).attn_out[0]
     assert np.abs(expected).max() > 1e-3
-    found = dual.tuning_update(first, moved, dual.block_inputs(model, alone)[0])
+    found = dual.tuning_update(first, moved, block_inputs(model, alone)[0])
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_the_relaxed_updates_are_linear_attention(model, tokenizer):
     prompt = prompt_of(tokenizer)[1]
     attention, other = (model.model.layers[i].self_attn for i in (1, 2))
-    states = dual.block_inputs(model, prompt.tokens.ids)[1].states
+    states = block_inputs(model, prompt.tokens.ids)[1].states
     whole, prefix = dual.outer_sum(attention, states), prompt.prefix_length
     parts = dual.outer_sum(attention, states[:prefix]) + dual.outer_sum(attention, states[prefix:])
     np.testing.assert_allclose(parts, whole)
@@ -264,7 +266,7 @@ def test_weights_on_the_query_are_what_the_demonstrations_leave(model, tokenizer
         assert len(example.query_pairs) == len(example.alone.ids)
         left = context_weights(example).sum(axis=2)
         np.testing.assert_allclose(left, 1 - example.recordings["icl"].mass, atol=1e-6)
-    first = dual.block_inputs(model, seed.demonstrations[0].ids)
+    first = block_inputs(model, seed.demonstrations[0].ids)
     for layer, vectors in enumerate(training_vectors(seed, "attn_in")[0]):
         np.testing.assert_allclose(vectors, first[layer].states, atol=1e-5)
 

@@ -8,11 +8,12 @@ from raydual.errors import UserError
 
 @dataclass(frozen=True)
 class ReplicaPlan:
-    """`replicas` actors with `cpus` and `gpus` each; `threads` for torch in each; one CPU is left for Ray Data."""
+    """`replicas` actors with `cpus` and `gpus` each, that get `batch` seeds at a time; one CPU is left for Ray Data."""
 
     replicas: int
     cpus: float
     gpus: float
+    batch: int
 
     @property
     def threads(self) -> int:
@@ -53,4 +54,5 @@ def plan_replicas(cpus: float, gpus: float, execution: Execution) -> ReplicaPlan
             f"execution.replicas: {replicas} replicas share {spare:g} CPUs, which is too little; take fewer"
         )
     # Ray takes whole CPUs, or a fraction of one.
-    return ReplicaPlan(replicas, float(int(share)) if share >= 1 else round(share, 3), each)
+    batch = execution.most_seeds_per_batch(each > 0)
+    return ReplicaPlan(replicas, float(int(share)) if share >= 1 else round(share, 3), each, batch)

@@ -67,8 +67,9 @@ def _zero_shot(study: Study, threads: int, settings: Finetune) -> Any:
     return _bench(study, threads, settings).measure_zero_shot()
 
 
-def _batches(units: Sequence[Unit], size: int) -> Iterator[list[Unit]]:
-    """Units of one control, `size` at a time."""
+def _batches(units: Sequence[Unit], plan: ReplicaPlan) -> Iterator[list[Unit]]:
+    """Units of one control, as many at a time as the plan says, or fewer if then every replica gets some."""
+    size = min(plan.batch, -(-len(units) // plan.replicas))
     for _, of_control in groupby(units, key=lambda unit: unit.control.name):
         while batch := list(islice(of_control, size)):
             yield batch
@@ -89,7 +90,7 @@ def measure(study: Study, units: Sequence[Unit], settings: Finetune, plan: Repli
                 "tuned_on": [unit.tuned_on for unit in batch],
             }
         )
-        for batch in _batches(units, study.config.execution.seeds_per_batch)
+        for batch in _batches(units, plan)
     ]
     results = (
         ray.data.from_arrow(blocks)

@@ -6,6 +6,7 @@ import numpy as np
 
 from raydual.config import Finetune
 from raydual.controls import MEASUREMENT, Control, controls_of
+from raydual.measure.grouping import Groups, group_size
 from raydual.measure.replica import Replica, ZeroShot
 from raydual.measure.rows import Row
 from raydual.measure.study import Case, Study
@@ -35,6 +36,7 @@ class Bench:
         self.study = study
         self.settings = settings or study.config.finetune
         self.zero_shot = zero_shot or {}
+        self.groups: Groups | None = None
         self._replicas: dict[str, Replica] = {}
 
     def replica(self, control: Control = MEASUREMENT) -> Replica:
@@ -62,10 +64,16 @@ class Bench:
         settings = self.settings
         if control.step == "layer_causal":
             settings = settings.model_copy(update={"gradient": "layer_causal"})
-        others = [case.tuned_on for case in cases if case.tuned_on]
-        return replica.measure(
-            [case.context for case in cases], settings, tuned_on=others, at_random=control.step == "random"
-        )
+        if self.groups is None:
+            execution = self.study.config.execution
+            self.groups = Groups(group_size(self.loaded, replica.queries, cases[0].context, settings, execution))
+
+        def measured(group: Sequence[Case]) -> list[Row]:
+            others = [case.tuned_on for case in group if case.tuned_on]
+            sets = [case.context for case in group]
+            return replica.measure(sets, settings, tuned_on=others, at_random=control.step == "random")
+
+        return [row for rows in self.groups.each(cases, measured) for row in rows]
 
     def _fresh(self, case: Case, control: Control) -> Replica:
         """A replica of an untrained model, drawn for this seed alone."""

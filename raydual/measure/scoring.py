@@ -1,7 +1,7 @@
 """Scores on the selection set, by which seeds and fine-tuning settings are chosen."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,10 +9,11 @@ from torch import Tensor
 
 from raydual.config import Finetune
 from raydual.measure.conditions import Chunk, Outcome, make_chunks, run_condition
+from raydual.measure.grouping import Groups, group_size
 from raydual.measure.replica import too_long
 from raydual.measure.study import Study
 from raydual.model.attention import Prefix
-from raydual.model.finetune import finetune
+from raydual.model.finetune import Tuned, finetune
 from raydual.model.loading import LoadedModel
 from raydual.model.passes import encode_prefix
 from raydual.model.stacked import with_projections
@@ -36,7 +37,9 @@ class Scorer:
     """Scores seeds and fine-tuning settings on the selection set of a study, one model for all of them."""
 
     def __init__(self, loaded: LoadedModel, study: Study) -> None:
+        self.loaded = loaded
         self.model = loaded.model
+        self.groups: Groups | None = None
         self.study = study
         self.queries = study.queries(loaded.tokenizer, "selection")
         self.tokenizer = loaded.tokenizer
@@ -65,6 +68,24 @@ class Scorer:
 
     def finetuned(self, sets: Sequence[DemonstrationSet], settings: Finetune) -> FinetuneScore:
         """Fine-tune on each of `sets` and score on the whole selection set."""
+        if self.groups is None:
+            execution = self.study.config.execution
+            self.groups = Groups(group_size(self.loaded, self.queries, sets[0], settings, execution))
+        found = self.groups.each(sets, lambda group: self._finetuned(group, settings))
+        tuned = [one for one, _, _ in found]
+        right, greedy = (
+            torch.cat(parts).double().mean() for parts in ([r for _, r, _ in found], [g for *_, g in found])
+        )
+        diverged = sum(int((~one.finite).sum()) for one in tuned)
+        return FinetuneScore(
+            accuracy=float(right) if not diverged else float("nan"),
+            greedy_accuracy=float(greedy) if not diverged else float("nan"),
+            loss=float(torch.cat([one.losses for one in tuned]).double().mean()),
+            diverged=diverged,
+        )
+
+    def _finetuned(self, sets: Sequence[DemonstrationSet], settings: Finetune) -> tuple[Tuned, Tensor, Tensor]:
+        """The tuned projections, and which examples are right by label word and greedily, `[G, examples]`."""
         tuned = finetune(self.model, sets, settings)
         right, greedy = [], []
         with torch.inference_mode(), with_projections(self.model, tuned.stacks):
@@ -72,13 +93,7 @@ class Scorer:
                 outcome = run_condition(self.model, chunk.alone.repeat(len(sets)), self.queries.label_tokens)
                 right.append(_right(outcome.prediction, chunk.labels))
                 greedy.append(self._greedy_right(outcome, chunk))
-        diverged = int((~tuned.finite).sum())
-        return FinetuneScore(
-            accuracy=float(torch.cat(right, dim=1).double().mean()) if not diverged else float("nan"),
-            greedy_accuracy=float(torch.cat(greedy, dim=1).double().mean()) if not diverged else float("nan"),
-            loss=float(tuned.losses.double().mean()),
-            diverged=diverged,
-        )
+        return replace(tuned, stacks={}), torch.cat(right, dim=1), torch.cat(greedy, dim=1)
 
     def _greedy_right(self, outcome: Outcome, chunk: Chunk) -> Tensor:
         first = torch.tensor([word[0] for word in self.queries.label_tokens], device=chunk.labels.device)

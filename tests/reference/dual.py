@@ -1,37 +1,11 @@
 """SimDual and SimΔW: the updates of the context and of fine-tuning, in float64 from the blocks' inputs."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from transformers import Qwen3ForCausalLM
 
-from .forward import array, dual, watched
+from .forward import BlockInput, array, dual
 from .metrics import cosine
-
-
-@dataclass(frozen=True)
-class BlockInput:
-    """What enters one attention block: states [S, hidden] after the input norm, rotary cos and sin [S, head_dim]."""
-
-    states: np.ndarray
-    cos: np.ndarray
-    sin: np.ndarray
-
-    def since(self, start: int) -> "BlockInput":
-        """The tokens from `start` on, at the positions that they have."""
-        return BlockInput(self.states[start:], self.cos[start:], self.sin[start:])
-
-
-@torch.no_grad()
-def block_inputs(model: Qwen3ForCausalLM, ids: list[int]) -> list[BlockInput]:
-    """The inputs of every layer's attention block for one prompt."""
-    with watched(model) as seen:
-        model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
-    return [
-        BlockInput(array(states[0]), array(cos[0]), array(sin[0]))
-        for states, (cos, sin) in zip(seen["attn_in"], seen["rotary"], strict=True)
-    ]
 
 
 def projected(projection: torch.nn.Linear, states: np.ndarray, head_dim: int) -> np.ndarray:
@@ -95,11 +69,15 @@ def outer_sum(attention: torch.nn.Module, states: np.ndarray) -> np.ndarray:
 
 
 def similarities(
-    base: Qwen3ForCausalLM, tuned: Qwen3ForCausalLM, prompt: list[int], alone: list[int], prefix_length: int
+    base: Qwen3ForCausalLM,
+    tuned: Qwen3ForCausalLM,
+    in_context: list[BlockInput],
+    alone: list[BlockInput],
+    prefix_length: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One example's SimDual [layers] and SimΔW [layers, key/value heads]."""
+    """One example's SimDual [layers] and SimΔW [layers, key/value heads], from the inputs of the base's blocks."""
     simdual, simdw = [], []
-    for i, (icl, zsl) in enumerate(zip(block_inputs(base, prompt), block_inputs(base, alone), strict=True)):
+    for i, (icl, zsl) in enumerate(zip(in_context, alone, strict=True)):
         plain, moved = (model.model.layers[i].self_attn for model in (base, tuned))
         tuning = tuning_update(plain, moved, icl.since(prefix_length))
         simdual.append(cosine(context_update(plain, icl, prefix_length), tuning))

@@ -17,14 +17,27 @@ Seen = dict[str, list[Any]]
 
 
 @dataclass(frozen=True)
+class BlockInput:
+    """What enters one attention block: states [S, hidden] after the input norm, rotary cos and sin [S, head_dim]."""
+
+    states: np.ndarray
+    cos: np.ndarray
+    sin: np.ndarray
+
+    def since(self, start: int) -> "BlockInput":
+        """The tokens from `start` on, at the positions that they have."""
+        return BlockInput(self.states[start:], self.cos[start:], self.sin[start:])
+
+
+@dataclass(frozen=True)
 class Recording:
     """What one prompt leaves at its last token; float64 arrays.
 
     attn_out, hidden, attn_in [layers, hidden]; query and query_normed (after q_norm) [layers, heads *
     head_dim]; scores_query [layers, heads, own] and scores_demo [layers, heads, prefix], scaled q.k before
     mask and softmax; mass (λ) [layers, heads]; o_own and o_demo [layers, heads, head_dim], attention outputs
-    before o_proj with the softmax restricted to own or prefix tokens; logits [vocabulary]. With no prefix λ
-    is 0 and o_demo NaN.
+    before o_proj with the softmax restricted to own or prefix tokens; logits [vocabulary]; blocks,
+    the inputs of every layer's attention block. With no prefix λ is 0 and o_demo NaN.
     """
 
     attn_out: np.ndarray
@@ -38,6 +51,7 @@ class Recording:
     o_own: np.ndarray
     o_demo: np.ndarray
     logits: np.ndarray
+    blocks: list[BlockInput]
 
 
 @contextmanager
@@ -88,7 +102,22 @@ def record(model: Qwen3ForCausalLM, ids: list[int], prefix_length: int = 0) -> R
         scores, values = scores_and_values(layer.self_attn, attn_in, rotary)
         rows.append(dual(scores, values, prefix_length))
     parts = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    return Recording(**last, **parts, logits=array(logits))
+    return Recording(**last, **parts, logits=array(logits), blocks=_block_inputs(seen))
+
+
+@torch.no_grad()
+def block_inputs(model: Qwen3ForCausalLM, ids: list[int]) -> list[BlockInput]:
+    """The inputs of every layer's attention block for one prompt."""
+    with watched(model) as seen:
+        model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
+    return _block_inputs(seen)
+
+
+def _block_inputs(seen: Seen) -> list[BlockInput]:
+    return [
+        BlockInput(array(states[0]), array(cos[0]), array(sin[0]))
+        for states, (cos, sin) in zip(seen["attn_in"], seen["rotary"], strict=True)
+    ]
 
 
 def scores_and_values(attention: torch.nn.Module, attn_in: torch.Tensor, rotary: Any):
@@ -127,17 +156,28 @@ def dual(scores: np.ndarray, values: np.ndarray, prefix_length: int) -> dict[str
 
 
 @torch.no_grad()
-def last_log_probabilities(model: Qwen3ForCausalLM, ids: list[int]) -> np.ndarray:
-    """Log-probabilities of the token after the prompt [vocabulary]."""
-    logits = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
-    return array(logits.double().log_softmax(dim=-1))
+def next_logits(model: Qwen3ForCausalLM, ids: list[int]) -> np.ndarray:
+    """Logits of the token after the prompt [vocabulary]."""
+    return array(model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1])
 
 
-def label_scores(model: Qwen3ForCausalLM, tokenizer: Any, prompt: Tokens, words: tuple[str, ...]) -> np.ndarray:
-    """Mean log-probability of the tokens of each label word after the prompt [labels]."""
+def log_probability(logits: np.ndarray, token: int) -> float:
+    """The log-probability that logits [vocabulary] give to a token."""
+    peak = logits.max()
+    return float(logits[token] - peak - np.log(np.exp(logits - peak).sum()))
+
+
+def label_scores(
+    model: Qwen3ForCausalLM, tokenizer: Any, prompt: Tokens, words: tuple[str, ...], after: np.ndarray
+) -> np.ndarray:
+    """Mean log-probability of the tokens of each label word after the prompt [labels].
+
+    `after` [vocabulary] are the logits of the token after the prompt; words of several tokens take further passes.
+    """
     scores = []
     for word in words:
         ids = continuation(tokenizer, prompt, word)
-        logs = [last_log_probabilities(model, prompt.ids + ids[:i])[ids[i]] for i in range(len(ids))]
+        logs = [log_probability(after, ids[0])]
+        logs += [log_probability(next_logits(model, prompt.ids + ids[:i]), ids[i]) for i in range(1, len(ids))]
         scores.append(np.mean(logs))
     return np.array(scores)

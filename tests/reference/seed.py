@@ -171,21 +171,18 @@ def record_example(
     prefix = prompt.prefix_length
     words = task.label_words
     pairs = aligned(alone, prompt.tokens, prompt.query, keep_first)
-    simdual, simdw = similarities(base, tuned, prompt.tokens.ids, alone.ids, prefix)
+    zsl, icl, ft = record(base, alone.ids), record(base, prompt.tokens.ids, prefix), record(tuned, alone.ids)
+    simdual, simdw = similarities(base, tuned, icl.blocks, zsl.blocks, prefix)
     return ExampleRecord(
         label=label,
         first_label_token=continuation(tokenizer, alone, words[label])[0],
         alone=alone,
         prompt=prompt,
-        recordings={
-            "zsl": record(base, alone.ids),
-            "icl": record(base, prompt.tokens.ids, prefix),
-            "ft": record(tuned, alone.ids),
-        },
+        recordings={"zsl": zsl, "icl": icl, "ft": ft},
         scores={
-            "zsl": label_scores(base, tokenizer, alone, words),
-            "icl": label_scores(base, tokenizer, prompt.tokens, words),
-            "ft": label_scores(tuned, tokenizer, alone, words),
+            "zsl": label_scores(base, tokenizer, alone, words, zsl.logits),
+            "icl": label_scores(base, tokenizer, prompt.tokens, words, icl.logits),
+            "ft": label_scores(tuned, tokenizer, alone, words, ft.logits),
         },
         query_pairs=[(i, j - prefix) for i, j in pairs],
         demonstration_pairs=[
