@@ -37,12 +37,11 @@ from analysis.benchmark_parts import (
 from analysis.benchmark_setup import SHAPE, SHAPES, Setup, make_setup
 from analysis.benchmark_sweep import batches, measure_sweeps
 from raydual.errors import UserError, exit_on_user_error
+from raydual.estimate import TABLE
 from raydual.measure.replica import Replica
 from raydual.measure.rows import Row
 from raydual.model.cost import FlopFormula, Shape, Work
 from raydual.tasks.prompts import DemonstrationSet
-
-TABLE = Path(__file__).resolve().with_name("benchmarks.csv")
 
 
 class _Parser(argparse.ArgumentParser):

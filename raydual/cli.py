@@ -9,7 +9,7 @@ from typing import Any
 from raydual.config import Finetune, SweepConfig
 from raydual.controls import MEASUREMENT, control_named
 from raydual.errors import UserError, exit_on_user_error
-from raydual.loading import load_config
+from raydual.loading import load_config, load_sweep
 from raydual.sweep import SWEEPS
 
 METRICS = {
@@ -34,6 +34,8 @@ _HELP = {
     "kendall": "rank correlations of attention to the demonstrations of a seed, by layer, with their baselines",
 }
 
+_PLAN = "what a sweep will cost before anything is loaded: seeds, tokens, FLOPs, memory, time on measured hardware"
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -57,6 +59,15 @@ def parser() -> argparse.ArgumentParser:
                 help="measure a control instead: layer_causal, random_step, other_seed, untrained, trained_embeddings, "
                 "labels_random, labels_flipped, labels_abstract, permutation_1, …",
             )  # fmt: skip
+    plan = commands.add_parser("plan", help=_PLAN, description=_PLAN)
+    plan.add_argument(
+        "config", nargs="?", type=Path, metavar="CONFIG", default=SWEEPS / "quickstart.yaml",
+        help="a sweep file (default: the quickstart)",
+    )  # fmt: skip
+    plan.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    plan.add_argument("--hardware", metavar="NAME", help="as in the table of measured speeds (default: its latest row)")
+    plan.add_argument("--replicas", "--gpus", type=int, default=1, metavar="N", help="how many (default: 1)")
+    plan.add_argument("--memory", type=float, metavar="GIB", help="of a GPU (default: no GPU, this machine's memory)")
     commands.choices["dual"].add_argument(
         "--precision", choices=("float32", "float64"), default="float64", help="of the verification (default: float64)"
     )
@@ -77,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "finetune-eval": _finetune_eval,
         "dual": _dual,
         "record": _record,
+        "plan": _plan,
     }
     return exit_on_user_error(lambda: commands.get(args.command, _metrics)(args))
 
@@ -154,6 +166,28 @@ def _dual(args: argparse.Namespace) -> None:
         raise UserError(
             f"seed {args.seed}: the dual form does not hold within {report.tolerance:g}; see the table above"
         )
+
+
+def _plan(args: argparse.Namespace) -> None:
+    import os
+
+    from raydual.estimate import estimate, hardware_named, plan_lines
+    from raydual.measure.study import prepare_study
+
+    if args.replicas < 1 or (args.memory is not None and args.memory <= 0):
+        raise UserError("--replicas and --memory: must be positive")
+    memory = args.memory or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    sweep, total = load_sweep(args.config, args.overrides), 0.0
+    hardware = hardware_named(args.hardware, sweep.cells[0].config.dtype)
+    for cell in sweep.cells:
+        if sweep.axes:
+            print(", ".join(f"{axis} {value}" for axis, value in cell.values.items()))
+        found = estimate(prepare_study(cell.config), on_gpu=args.memory is not None)
+        for line in plan_lines(found, cell.config, hardware, args.replicas, round(memory, 1)):
+            print(line)
+        total += found.seconds(hardware, args.replicas)
+    if sweep.axes:
+        print(f"all {len(sweep.cells)} cells: about {total / 60:.0f} min")
 
 
 def _record(args: argparse.Namespace) -> None:

@@ -19,14 +19,22 @@ FLOORS = (
     {"metrics", "tasks", "results"},
     {"model"},
     {"measure"},
-    {"reduce", "cells", "report"},
+    {"reduce", "cells", "report", "estimate"},
     {"cluster"},
     {"sweep", "cli"},
 )
 RAY = {"cluster"}
 NO_TORCH = [
     *("config", "loading", "results", "reduce", "report", "sweep", "cli", "tasks.prompts", "model.source"),
-    *("measure.study", "metrics.kendall", "metrics.similarity", "metrics.noise", "metrics.prediction"),
+    *(
+        "estimate",
+        "model.cost",
+        "measure.study",
+        "metrics.kendall",
+        "metrics.similarity",
+        "metrics.noise",
+        "metrics.prediction",
+    ),
     "metrics.statistics",
 ]
 

@@ -59,7 +59,7 @@ class Work:
     def __add__(self, other: "Work") -> "Work":
         return Work(self.flops + other.flops, self.tokens + other.tokens)
 
-    def times(self, number: float) -> "Work":
+    def times(self, number: float | int) -> "Work":
         """The FLOPs multiplied, the tokens as they are."""
         return Work(self.flops * number, self.tokens)
 

@@ -1,0 +1,186 @@
+"""What a sweep will cost, before anything is loaded: work, memory, and time on hardware that has been measured."""
+
+import csv
+import math
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from raydual.config import SweepConfig
+from raydual.controls import Control, controls_of
+from raydual.errors import UserError
+from raydual.measure.study import Study
+from raydual.model.cost import TRAINING, FlopFormula, MemoryFormula, Shape, Work
+from raydual.tasks.prompts import DemonstrationSet, Queries
+
+TABLE = Path(__file__).with_name("benchmarks.csv")
+"""Measured speeds: a row for each run of `analysis/benchmark.py --record`."""
+_LOOKED_AT = 16
+_START_SECONDS = 30
+_WEIGHT_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A row of the table: a device, its matmul rate in FLOP/s, and the share of it that measuring reaches there."""
+
+    name: str
+    measured_on: str
+    rate: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a sweep takes: counts, the work of each part, and bytes for a replica's weights and for a seed."""
+
+    seeds: int
+    units: int
+    batch: int
+    work: dict[str, Work]
+    weights: int
+    a_seed: int
+
+    @property
+    def total(self) -> Work:
+        """The work of all parts."""
+        return sum(self.work.values(), Work())
+
+    def seconds(self, hardware: Hardware, replicas: int) -> float:
+        """Wall-clock seconds on so many replicas, starting and loading included."""
+        return _START_SECONDS + self.total.flops / (hardware.rate * hardware.share * replicas)
+
+
+def hardware_named(name: str | None, dtype: str, table: Path = TABLE) -> Hardware:
+    """The latest measurement in the table of hardware whose name holds `name`, in the same dtype if there is one.
+
+    Raises
+    ------
+    UserError
+        There is no such row; the message lists what there is.
+    """
+    with table.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    found = [row for row in rows if name is None or name.lower() in row["hardware"].lower()]
+    if not found:
+        known = ", ".join(dict.fromkeys(row["hardware"] for row in rows))
+        raise UserError(
+            f"--hardware {name}: has not been measured; there is {known}. Measure it: "
+            "python analysis/benchmark.py --record, there"
+        )
+    row = ([row for row in found if row["dtype"] == dtype] or found)[-1]
+    what = f"{row['model']}, {row['dtype']}, {row['examples']} examples"
+    return Hardware(row["hardware"], what, float(row["matmul_tflops"]) * 1e12, float(row["share_of_matmul"]))
+
+
+def estimate(study: Study, on_gpu: bool = True) -> Estimate:
+    """Count the work of a sweep from its data, its model's tokenizer and its model's config alone."""
+    config, tokenizer = study.config, study.source.tokenizer()
+    shape = Shape.of(study.source.config())
+    flops, queries = FlopFormula(shape), study.queries(tokenizer, "measured")
+    sets = [study.demonstrations(tokenizer, seed) for seed in config.seeds[:_LOOKED_AT]]
+    kept = config.search.seeds.keep if config.search.seeds else len(config.seeds)
+    units = study.units(list(config.seeds[:kept]))
+    work = {"zero-shot": flops.zero_shot(queries)}
+    if config.search.seeds or config.search.finetune:
+        work["search"] = _search(study, flops, sets, study.queries(tokenizer, "selection"), kept)
+    for control in controls_of(config.controls):
+        count = sum(unit.control == control for unit in units)
+        for part, value in _unit(flops, sets, queries, config, control).items():
+            work[part] = work.get(part, Work()) + Work(value.flops * count, value.tokens * count)
+    memory = MemoryFormula(shape, _WEIGHT_BYTES[config.dtype], config.execution.batch_size)
+    prefix = max(len(demonstrations.prefix) for demonstrations in sets)
+    return Estimate(
+        seeds=kept,
+        units=len(units),
+        batch=config.execution.most_seeds_per_batch(on_gpu),
+        work=work,
+        weights=memory.weights(),
+        a_seed=memory.seed(prefix, queries.longest, config.finetune),
+    )
+
+
+def _unit(
+    flops: FlopFormula, sets: list[DemonstrationSet], queries: Queries, config: SweepConfig, control: Control
+) -> dict[str, Work]:
+    """A seed under a control, by part: means over `sets`."""
+    parts: dict[str, list[Work]] = {}
+    layer_causal = control.step == "layer_causal" or config.finetune.gradient == "layer_causal"
+    for demonstrations in sets:
+        found = flops.seed(demonstrations, queries, config.finetune.epochs)
+        if layer_causal:
+            heads = sum(len(example) - 1 for example in demonstrations.examples) * config.finetune.epochs
+            found["fine-tuning"] += flops.head(heads * (flops.shape.layers - 1)).times(TRAINING)
+        if control.tuned_on == "other":
+            found["fine-tuning"] += found["fine-tuning"]
+        if control.draws_models:
+            found["zero-shot"] = flops.zero_shot(queries)
+        for part, value in found.items():
+            parts.setdefault(part, []).append(value)
+    return {part: _mean(values) for part, values in parts.items()}
+
+
+def _mean(values: list[Work]) -> Work:
+    return Work(statistics.fmean(v.flops for v in values), round(statistics.fmean(v.tokens for v in values)))
+
+
+def _search(study: Study, flops: FlopFormula, sets: list[DemonstrationSet], selection: Queries, kept: int) -> Work:
+    """In-context passes of candidate seeds on growing slices, and every fine-tuning setting on a few seeds."""
+    config = study.config
+    seed = [flops.seed(demonstrations, selection, config.finetune.epochs) for demonstrations in sets]
+    part = {name: _mean([found[name] for found in seed]) for name in seed[0]}
+    work = Work()
+    if config.search.seeds:
+        slices, candidates = study.slices, len(config.seeds)
+        share = (kept / candidates) ** (1 / max(1, len(slices) - 1))
+        passed = sum(
+            candidates * share**step * (end - start) / len(selection)
+            for step, (start, end) in enumerate(zip((0, *slices), slices, strict=False))
+        )
+        work += part["prefix"].times(candidates) + part["icl"].times(passed)
+    search = config.search.finetune
+    if search:
+        settings = len(search.learning_rate) * len(search.epochs or "1") * len(search.optimizer or "1")
+        runs = settings * min(search.seeds, kept)
+        work += part["fine-tuning"].times(runs) + part["ft"].times(runs)
+    return work
+
+
+def plan_lines(found: Estimate, config: SweepConfig, hardware: Hardware, replicas: int, memory: float) -> Iterator[str]:
+    """What `raydual plan` prints; `memory` is that of a device in GiB."""
+    yield f"{found.seeds} seeds measured of {len(config.seeds)}, {found.units} with their controls"
+    total = found.total
+    yield f"work: {total.flops / 1e12:,.1f} TFLOP, {total.tokens:,} tokens"
+    for part, work in sorted(found.work.items(), key=lambda item: -item[1].flops):
+        yield f"  {part:<12}{work.flops / total.flops:6.1%}"
+    room = memory * 2**30 * 0.8 - found.weights
+    fits = math.floor(room / found.a_seed)
+    together = max(0, min(found.batch, fits))
+    batches = math.ceil(found.units / max(together, 1))
+    yield (
+        f"memory of a replica: {found.weights / 2**30:.2f} GiB of weights, at most {found.a_seed / 2**30:.2f} GiB for "
+        f"every seed measured at once: {together} at once in {memory:g} GiB, {batches} batches"
+    )
+    if not together:
+        yield "LIMIT: not even one seed fits; take a smaller execution.batch_size, or bfloat16"
+        return
+    seconds = found.seconds(hardware, replicas)
+    yield (
+        f"time: about {_duration(seconds)} on {replicas} x {hardware.name} (from {hardware.measured_on}: "
+        f"{hardware.share:.0%} of {hardware.rate / 1e12:.3g} TFLOP/s), {_START_SECONDS} s of it to start"
+    )
+    largest, work = max(found.work.items(), key=lambda item: item[1].flops)
+    held_back = f"; memory keeps it to {together} seeds at once of {found.batch}" if together < found.batch else ""
+    starting = seconds / 2 < _START_SECONDS
+    yield (
+        "what limits it: starting and loading"
+        if starting
+        else f"what limits it: {largest}, {work.flops / total.flops:.0%} of the work{held_back}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
