@@ -31,7 +31,7 @@ def synthetic_config(seeds: int = 11, search: bool = True, **over: Any) -> Sweep
     settings = {
         "name": "synthetic",
         "task": "sst2",
-        "data": "embedded",
+        "data": "hub",
         "seeds": seeds,
         "split": {"selection": 50},
         "search": searched if search else {},

@@ -18,6 +18,8 @@ from raydual.measure.study import Study, Unit
 from raydual.reduce import reduce_run
 from raydual.report import write_report
 from raydual.report.console import headline_lines
+from raydual.report.data import RunData
+from raydual.report.words import standing_lines
 from raydual.results import RunDirectory
 
 _PACKAGES = ("raydual", "torch", "transformers", "ray", "numpy", "scipy", "tokenizers", "datasets")
@@ -60,7 +62,7 @@ def run_study(study: Study, run: RunDirectory, where: str, address: str | None) 
     report = write_report(run, manifest)
     # Last, so that a run that has it is complete.
     run.write_manifest(manifest)
-    for line in headline_lines(run):
+    for line in (*headline_lines(run), *standing_lines(RunData(run, manifest))):
         say(line)
     say(str(report))
 

@@ -19,11 +19,16 @@ def _numbers() -> dict[str, Any]:
     return yaml.safe_load(_FILE.read_text(encoding="utf-8"))
 
 
+def _is_theirs(data: RunData) -> bool:
+    """Whether the task is one of Dai's, and the data may be too: the embedded reviews are not."""
+    return data.config.task.name in _numbers()["dai"] and data.config.data != "embedded"
+
+
 def published_table(data: RunData) -> dict[str, Any] | None:
     """The measured numbers beside the published ones of the same task, or None if there are none."""
-    dai, deutch = _numbers()["dai"].get(data.config.task.name), _numbers()["deutch"]
-    if dai is None:
+    if not _is_theirs(data):
         return None
+    dai, deutch = _numbers()["dai"][data.config.task.name], _numbers()["deutch"]
     rows = []
     for key in dict.fromkeys([*dai, *deutch]):
         name, condition = key.split()
@@ -45,7 +50,7 @@ def published_table(data: RunData) -> dict[str, Any] | None:
 
 def published_by_task(cells: list[tuple[str, RunData]]) -> dict[str, Any] | None:
     """Dai's table with the measured numbers of cells, each with its heading; None if no cell has one of Dai's tasks."""
-    known = [(heading, data) for heading, data in cells if data.config.task.name in _numbers()["dai"]]
+    known = [(heading, data) for heading, data in cells if _is_theirs(data)]
     if not known:
         return None
     rows = []

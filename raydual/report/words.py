@@ -57,10 +57,10 @@ def findings(data: RunData) -> Iterator[str]:
             f"Of the examples that fine-tuning corrects ({number(count['mean'], 1) if count else DASH} a seed), "
             f"the context corrects {with_interval(recall, 1)} %."
         )
-    yield from _standing_lines(data)
+    yield from standing_lines(data)
 
 
-def _standing_lines(data: RunData) -> Iterator[str]:
+def standing_lines(data: RunData) -> Iterator[str]:
     """Which similarities are above everything that they were compared with, and which are not."""
     found = standings(data)
     if not found:

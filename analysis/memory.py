@@ -1,0 +1,115 @@
+"""Memory against the number of seeds: of the driver while it reduces, and of a replica while it measures.
+
+    python analysis/memory.py
+    python analysis/memory.py --seeds 1000 10000 --layers 28 --replica-seeds 8 32
+
+Rows of every metric, layer and seed are made up and written as a run writes them; then the run's own reduce and report
+read them, in a process of their own. Peaks are the largest resident sets.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from raydual.loading import validate_config
+from raydual.metrics.catalogue import CATALOGUE, OVERALL
+from raydual.reduce import reduce_run
+from raydual.report import write_report
+from raydual.results import MEASUREMENTS, NO_CONTROL, RunDirectory
+
+_BATCH = 8
+
+
+def made_up_run(path: Path, seeds: int, layers: int) -> RunDirectory:
+    """A run directory with a value of every metric, layer and seed, a file for every eight seeds."""
+    run = RunDirectory(path)
+    settings = {"name": "memory", "task": "sst2", "data": "embedded", "seeds": seeds}
+    run.start(validate_config(settings, "memory"))
+    keys = [
+        (metric.name, condition, layer)
+        for metric in CATALOGUE.values()
+        for condition in metric.conditions_with_labels(2)
+        for layer in ([*range(layers), OVERALL] if metric.per_layer else [OVERALL])
+    ]
+    draw = np.random.default_rng(0)
+    for start in range(0, seeds, _BATCH):
+        of = list(range(start, min(start + _BATCH, seeds)))
+        count = len(keys) * len(of)
+        columns = {
+            "seed": np.repeat(of, len(keys)),
+            "control": [NO_CONTROL] * count,
+            "metric": [metric for metric, _, _ in keys] * len(of),
+            "condition": [condition for _, condition, _ in keys] * len(of),
+            "layer": np.tile([layer for _, _, layer in keys], len(of)),
+            "value": draw.normal(0.1, 0.05, count),
+            "examples": np.full(count, 872),
+            "undefined": np.zeros(count),
+            "reason": pa.nulls(count, pa.string()),
+        }
+        run.write_measurements(pa.table(columns).cast(MEASUREMENTS))
+    return run
+
+
+def peak_gib() -> float:
+    """The largest resident set of this process so far, in GiB."""
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def reduce_and_tell(path: Path) -> None:
+    """Reduce a run and write its report, and print what that took."""
+    before, started = peak_gib(), time.perf_counter()
+    reduce_run(RunDirectory(path))
+    reduced = time.perf_counter() - started
+    write_report(RunDirectory(path))
+    print(f"reduce {reduced:.1f} s, peak {peak_gib():.2f} GiB ({before:.2f} GiB before it)", flush=True)
+
+
+def measure_and_tell(seeds: int) -> None:
+    """Measure so many seeds on the embedded model, eight at a time, and print the peak."""
+    from raydual.measure.single import Laboratory  # only here: a driver that reduces loads no torch
+
+    laboratory = Laboratory(
+        {"task": "sst2", "split": {"measured": 100}, "finetune": {"learning_rate": 1.0}, "seeds": seeds}
+    )
+    for start in range(0, seeds, _BATCH):
+        laboratory.replica.measure([laboratory.demonstrations(s) for s in range(start, min(start + _BATCH, seeds))])
+    print(f"replica after {seeds} seeds: peak {peak_gib():.2f} GiB", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python analysis/memory.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1000, 10000], metavar="N", help="that are reduced")
+    parser.add_argument("--layers", type=int, default=28)
+    parser.add_argument("--replica-seeds", type=int, nargs="+", default=[8, 32], metavar="N", help="that are measured")
+    parser.add_argument("--reduce", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args(arguments)
+    if args.reduce:
+        reduce_and_tell(args.reduce)
+        return 0
+    if args.measure:
+        measure_and_tell(args.measure)
+        return 0
+    own = [sys.executable, __file__]
+    for seeds in args.seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            path = made_up_run(Path(folder) / "run", seeds, args.layers).path
+            print(f"{seeds} seeds, {args.layers} layers: ", end="", flush=True)
+            subprocess.run([*own, "--reduce", str(path)], check=True)
+    for seeds in args.replica_seeds:
+        subprocess.run([*own, "--measure", str(seeds)], check=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
