@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raydual.config import SweepConfig
-from raydual.controls import Control, controls_of
+from raydual.controls import controls_of
 from raydual.errors import UserError
 from raydual.measure.study import Study
 from raydual.model.cost import TRAINING, FlopFormula, MemoryFormula, Shape, Work
@@ -82,12 +82,22 @@ def estimate(study: Study, on_gpu: bool = True) -> Estimate:
     sets = [study.demonstrations(tokenizer, seed) for seed in config.seeds[:_LOOKED_AT]]
     kept = config.search.seeds.keep if config.search.seeds else len(config.seeds)
     units = study.units(list(config.seeds[:kept]))
-    work = {"zero-shot": flops.zero_shot(queries)}
+    zero_shot = flops.zero_shot(queries)
+    work = {"zero-shot": zero_shot}
     if config.search.seeds or config.search.finetune:
         work["search"] = _search(study, flops, sets, study.queries(tokenizer, "selection"), kept)
+    seed = _mean_seed(flops, sets, queries, config.finetune.epochs)
+    more_heads = _heads_of_other_layers(flops, sets, config.finetune.epochs)
     for control in controls_of(config.controls):
-        count = sum(unit.control == control for unit in units)
-        for part, value in _unit(flops, sets, queries, config, control).items():
+        unit = dict(seed)
+        if control.step == "layer_causal" or config.finetune.gradient == "layer_causal":
+            unit["fine-tuning"] += more_heads
+        if control.tuned_on == "other":
+            unit["fine-tuning"] += unit["fine-tuning"]
+        if control.draws_models:
+            unit["zero-shot"] = zero_shot
+        count = sum(u.control == control for u in units)
+        for part, value in unit.items():
             work[part] = work.get(part, Work()) + Work(value.flops * count, value.tokens * count)
     memory = MemoryFormula(shape, _WEIGHT_BYTES[config.dtype], config.execution.batch_size)
     prefix = max(len(demonstrations.prefix) for demonstrations in sets)
@@ -101,24 +111,16 @@ def estimate(study: Study, on_gpu: bool = True) -> Estimate:
     )
 
 
-def _unit(
-    flops: FlopFormula, sets: list[DemonstrationSet], queries: Queries, config: SweepConfig, control: Control
-) -> dict[str, Work]:
-    """A seed under a control, by part: means over `sets`."""
-    parts: dict[str, list[Work]] = {}
-    layer_causal = control.step == "layer_causal" or config.finetune.gradient == "layer_causal"
-    for demonstrations in sets:
-        found = flops.seed(demonstrations, queries, config.finetune.epochs)
-        if layer_causal:
-            heads = sum(len(example) - 1 for example in demonstrations.examples) * config.finetune.epochs
-            found["fine-tuning"] += flops.head(heads * (flops.shape.layers - 1)).times(TRAINING)
-        if control.tuned_on == "other":
-            found["fine-tuning"] += found["fine-tuning"]
-        if control.draws_models:
-            found["zero-shot"] = flops.zero_shot(queries)
-        for part, value in found.items():
-            parts.setdefault(part, []).append(value)
-    return {part: _mean(values) for part, values in parts.items()}
+def _mean_seed(flops: FlopFormula, sets: list[DemonstrationSet], queries: Queries, epochs: int) -> dict[str, Work]:
+    """A seed by part: the mean over `sets`."""
+    found = [flops.seed(demonstrations, queries, epochs) for demonstrations in sets]
+    return {part: _mean([seed[part] for seed in found]) for part in found[0]}
+
+
+def _heads_of_other_layers(flops: FlopFormula, sets: list[DemonstrationSet], epochs: int) -> Work:
+    """What layer-causal fine-tuning adds: the output layer on every layer but the last."""
+    positions = [sum(len(example) - 1 for example in d.examples) * epochs for d in sets]
+    return _mean([flops.head(count * (flops.shape.layers - 1)).times(TRAINING) for count in positions])
 
 
 def _mean(values: list[Work]) -> Work:
@@ -128,8 +130,7 @@ def _mean(values: list[Work]) -> Work:
 def _search(study: Study, flops: FlopFormula, sets: list[DemonstrationSet], selection: Queries, kept: int) -> Work:
     """In-context passes of candidate seeds on growing slices, and every fine-tuning setting on a few seeds."""
     config = study.config
-    seed = [flops.seed(demonstrations, selection, config.finetune.epochs) for demonstrations in sets]
-    part = {name: _mean([found[name] for found in seed]) for name in seed[0]}
+    part = _mean_seed(flops, sets, selection, config.finetune.epochs)
     work = Work()
     if config.search.seeds:
         slices, candidates = study.slices, len(config.seeds)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raydual.config import Execution, Finetune
@@ -29,6 +29,7 @@ def room_for(most, seen):
     return function
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 40), st.integers(1, 40), st.integers(1, 40))
 def test_every_item_is_done_once_in_order_whatever_memory_holds(count, size, most):
     seen, groups = [], Groups(size)
@@ -98,13 +99,13 @@ def test_the_search_scores_settings_in_groups_that_memory_holds(monkeypatch):
 def test_the_number_of_seeds_follows_free_memory(monkeypatch):
     laboratory = Laboratory(SETTINGS)
     demonstrations, queries = laboratory.demonstrations(0), laboratory.queries
-    auto, settings = Execution(), Finetune()
+    auto, tuning = Execution(), Finetune()
     shape = Shape.of(laboratory.loaded.model.config.to_dict())
-    a_seed = MemoryFormula(shape, 4, auto.batch_size).seed(len(demonstrations.prefix), queries.longest, settings)
+    a_seed = MemoryFormula(shape, 4, auto.batch_size).seed(len(demonstrations.prefix), queries.longest, tuning)
 
     def size(free, execution=auto):
         monkeypatch.setattr("raydual.measure.grouping._free_bytes", lambda _: free)
-        return group_size(laboratory.loaded, queries, demonstrations, settings, execution)
+        return group_size(laboratory.loaded, queries, demonstrations, tuning, execution)
 
     assert size(0) == size(a_seed) == 1
     assert size(int(3.9 * a_seed / 0.8)) == 3

@@ -41,14 +41,16 @@ def test_the_quickstart_runs_from_anywhere_and_ends_on_the_reports_path(tmp_path
     manifest = run.manifest()
     assert manifest["seeds"]["measured"] >= 16
     assert manifest["seeds"]["failed"] == []
-    summary = {(r["metric"], r["condition"], r["layer"]): r for r in run.summary().to_pylist()}
+    assert manifest["seeds"]["controls"] >= 40
+    rows = [row for row in run.summary().to_pylist() if row["control"] == "none"]
+    summary = {(row["metric"], row["condition"], row["layer"]): row for row in rows}
     zsl, icl, ft = (summary["accuracy", condition, -1] for condition in ("zsl", "icl", "ft"))
     assert zsl["mean"] <= 0.75
     assert icl["mean"] >= max(0.85, zsl["mean"] + 0.15)
     assert ft["ci_low"] > zsl["mean"] + 0.05
     headline = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))
     assert (
-        next(m["mean"] for m in headline["metrics"] if m["metric"] == "simaou")
+        next(m["mean"] for m in headline["metrics"] if (m["metric"], m["control"]) == ("simaou", "none"))
         == summary["simaou", "icl-ft", -1]["mean"]
     )
 

@@ -1,5 +1,6 @@
 """What measuring costs, by formula: FLOPs and memory of a Qwen3 of any shape. Loads no torch."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
@@ -90,12 +91,13 @@ class FlopFormula:
 
     def rows(self, prompts: Sequence[Sized], words: Sequence[Sequence[int]], prefix: int = 0) -> Work:
         """A pass over prompts that scores label words: a word's later tokens as if they continued the same pass."""
-        work = Work()
-        for prompt in prompts:
-            work += self.forward(len(prompt), prefix) + self.head(1)
+        total = Work()
+        for length, count in Counter(map(len, prompts)).items():
+            work = self.forward(length, prefix) + self.head(1)
             for extra in (len(word) - 1 for word in words):
-                work += self.forward(extra, prefix + len(prompt)) + self.head(extra)
-        return work
+                work += self.forward(extra, prefix + length) + self.head(extra)
+            total += Work(work.flops * count, work.tokens * count)
+        return total
 
     def zero_shot(self, queries: Queries) -> Work:
         """The pass that no seed changes."""
