@@ -16,7 +16,7 @@ from raydual.loading import Sweep
 from raydual.metrics.bootstrap import Bootstrap
 from raydual.metrics.catalogue import CATALOGUE, OVERALL
 from raydual.metrics.statistics import compare_all, holm
-from raydual.results import COMPARISONS, NO_CONTROL, SUMMARY, RunDirectory, write_table, write_text
+from raydual.results import COMPARISONS, NO_CONTROL, SUMMARY, RunDirectory, check_unused, write_table, write_text
 
 Row = dict[str, Any]
 
@@ -72,10 +72,7 @@ class CellsDirectory:
             Without `resume` something is there already; with it there is nothing, or something else.
         """
         if not resume:
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-                raise UserError(
-                    f"{self.path}: already exists; go on with it by --resume, or name another directory by --output"
-                )
+            check_unused(self.path)
         elif not self.sweep_file.is_file():
             raise UserError(f"{self.path}: nothing to resume, it holds no cells.json; leave --resume out")
         elif list(self.stored()["axes"]) != list(sweep.axes):

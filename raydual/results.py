@@ -123,6 +123,18 @@ def write_table(path: Path, table: pa.Table, schema: pa.Schema) -> None:
         pq.write_table(table.select(schema.names).cast(schema), temporary)
 
 
+def check_unused(path: Path) -> None:
+    """Check that a directory may become that of a new run.
+
+    Raises
+    ------
+    UserError
+        Something is there.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path}: already exists; go on with it by --resume, or name another directory by --output")
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """One run's files. It holds no absolute path, so it can be moved."""
@@ -179,10 +191,8 @@ class RunDirectory:
         """
         if resume:
             self._check_same(config)
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise UserError(
-                f"{self.path}: already exists; go on with it by --resume, or name another directory by --output"
-            )
+        else:
+            check_unused(self.path)
 
     def start(self, config: SweepConfig) -> None:
         """Make the directory and its folders, if need be, and store the sweep in a new one."""

@@ -28,7 +28,7 @@ class Training:
     `query` and `attn_in` `[layers, pairs, width]` are their queries and attention inputs; `prefix_index`
     `[pairs]` their places in the in-context prompt; `example` `[pairs]` the demonstrations they belong to;
     `first_alike` `[pairs]` the first of them with the same token id, whose vectors in the first layer are the same
-    ones, up to rounding that must not break a tie.
+    ones, up to rounding that must not break a tie; `examples` how many demonstrations there are.
     """
 
     seed: int
@@ -37,6 +37,7 @@ class Training:
     prefix_index: Int[Tensor, "pairs"]
     example: Int[Tensor, "pairs"]
     first_alike: Int[Tensor, "pairs"]
+    examples: int
 
 
 def training_tokens(sets: Sequence[DemonstrationSet], tuned: Tuned, query: str) -> list[Training]:
@@ -63,6 +64,7 @@ def _training_tokens(group: int, demonstrations: DemonstrationSet, tuned: Tuned,
         torch.cat(fields[query], dim=1),
         torch.cat(fields["attn_in"], dim=1),
         *(torch.as_tensor(x, device=device) for x in places),
+        examples=int(example.max()) + 1,
     )
 
 
@@ -106,7 +108,7 @@ def _compare(
     seed: Training,
 ) -> dict[str, Float[Tensor, "n layers"]]:
     context, tuning, random = (Ranking.of(x) for x in (attended, paid, noise))
-    by_example = (Ranking.of(_example_masses(x, seed.example)) for x in (attended, paid, noise))
+    by_example = (Ranking.of(_example_masses(x, seed)) for x in (attended, paid, noise))
     context_mass, tuning_mass, random_mass = by_example
     return {
         "kendall": context.tau(tuning),
@@ -121,16 +123,13 @@ def _compare(
     }
 
 
-def _example_masses(
-    x: Float[Tensor, "n layers pairs"], example: Int[Tensor, "pairs"]
-) -> Float[Tensor, "n layers examples"]:
+def _example_masses(x: Float[Tensor, "n layers pairs"], seed: Training) -> Float[Tensor, "n layers examples"]:
     """Log of each demonstration's softmax mass, up to a constant, in float64.
 
     Only ranks matter; logs do not underflow, and in float32 a small token beside a large one would vanish.
     """
     x = x.double()
-    count = int(example.max()) + 1
-    index = example.expand(x.shape)
-    peaks = x.new_full((*x.shape[:-1], count), -torch.inf).scatter_reduce(-1, index, x, "amax")
+    index = seed.example.expand(x.shape)
+    peaks = x.new_full((*x.shape[:-1], seed.examples), -torch.inf).scatter_reduce(-1, index, x, "amax")
     sums = torch.zeros_like(peaks).scatter_add(-1, index, (x - peaks.gather(-1, index)).exp())
     return peaks + sums.log()

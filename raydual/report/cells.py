@@ -14,24 +14,13 @@ from matplotlib.ticker import NullLocator
 from raydual.cells import CellsDirectory
 from raydual.metrics.catalogue import CATALOGUE, CONDITIONS, Metric
 from raydual.report import theme
-from raydual.report.data import Row, RunData
+from raydual.report.data import PANELS, Row, RunData
 from raydual.report.page import environment
 from raydual.report.published import published_by_task
 from raydual.report.standing import ALIKE, SIGNS, verdict
 from raydual.report.words import digits_of, interval, number, p_value, with_interval
 from raydual.results import write_text
 
-_SHOWN = (
-    ("accuracy", "icl"),
-    ("accuracy", "ft"),
-    ("rec2ftp", "icl-ft"),
-    ("simaou", "icl-ft"),
-    ("simaou_raw", "icl-ft"),
-    ("delta_simam", "icl-ft"),
-    ("kendall", "icl-ft"),
-    ("simdual", "icl-ft"),
-    ("simdw", "icl-ft"),
-)
 _COLOURS = ("#3b2f8f", "#d55e00", "#009e73", "#0072b2", "#cc79a7", "#e69f00", "#56b4e9", "#6b7280")
 
 
@@ -60,7 +49,7 @@ class CellsData:
     def comparisons(self) -> list[Row]:
         """The rows of `ALONG_AXES` that are shown."""
         rows = self.directory.comparisons().to_pylist()
-        return [row for row in rows if (row["metric"], row["condition"]) in _SHOWN]
+        return [row for row in rows if (row["metric"], row["condition"]) in PANELS]
 
     def others(self, axis: str, cell: str) -> str:
         """The values of all axes but one, in words."""
@@ -84,7 +73,7 @@ def write_cells_report(directory: CellsDirectory) -> Path:
             name=directory.stored()["name"],
             findings=list(_findings(data)),
             axes=list(map(short, data.axes)),
-            columns=[_column(CATALOGUE[name], condition) for name, condition in _SHOWN],
+            columns=[_column(CATALOGUE[name], condition) for name, condition in PANELS],
             table=[_cell_row(data, name) for name in data.cells],
             figures=figures,
             published=published_by_task(
@@ -101,7 +90,7 @@ def _column(metric: Metric, condition: str) -> dict[str, str]:
 
 
 def _cell_row(data: CellsData, name: str) -> dict[str, Any]:
-    rows = [(data.cells[name].overall(*key), digits_of(CATALOGUE[key[0]])) for key in _SHOWN]
+    rows = [(data.cells[name].overall(*key), digits_of(CATALOGUE[key[0]])) for key in PANELS]
     return {
         "values": list(data.values[name].values()),
         "link": f"cells/{name}/report.html",
@@ -150,7 +139,7 @@ def _axis_section(data: CellsData, axis: str) -> dict[str, Any]:
             {
                 "label": ", ".join(filter(None, (f"{short(axis)} {data.values[cell][axis]}", data.others(axis, cell)))),
                 "cells": [
-                    _difference(next(r for r in found if (r["metric"], r["condition"]) == key)) for key in _SHOWN
+                    _difference(next(r for r in found if (r["metric"], r["condition"]) == key)) for key in PANELS
                 ],
             }
             for cell, found in rows.items()
@@ -172,7 +161,7 @@ def axis_figure(data: CellsData, axis: str) -> Figure:
     lines: dict[str, list[str]] = {}
     for cell in data.cells:
         lines.setdefault(data.others(axis, cell), []).append(cell)
-    for place, (panel, (name, condition)) in enumerate(zip(axes, _SHOWN, strict=True)):
+    for place, (panel, (name, condition)) in enumerate(zip(axes, PANELS, strict=True)):
         label = CATALOGUE[name].label
         panel.set_title(label if condition == "icl-ft" else f"{label}, {CONDITIONS[condition]}")
         for number_of, (others, cells) in enumerate(lines.items()):

@@ -11,21 +11,9 @@ from matplotlib.figure import Figure
 from raydual.controls import MEASUREMENT, Control
 from raydual.metrics.catalogue import CONDITIONS, Metric
 from raydual.report import theme
-from raydual.report.data import Row, RunData
+from raydual.report.data import PANELS, Row, RunData
 from raydual.report.standing import SIGNS, standings, verdict
 from raydual.report.words import digits_of, interval, number, p_value
-
-_PANELS = (
-    ("accuracy", "icl"),
-    ("accuracy", "ft"),
-    ("rec2ftp", "icl-ft"),
-    ("simaou", "icl-ft"),
-    ("simaou_raw", "icl-ft"),
-    ("delta_simam", "icl-ft"),
-    ("kendall", "icl-ft"),
-    ("simdual", "icl-ft"),
-    ("simdw", "icl-ft"),
-)
 
 
 def control_figure(data: RunData) -> Figure | None:
@@ -34,7 +22,7 @@ def control_figure(data: RunData) -> Figure | None:
         return None
     names = [MEASUREMENT.label, *(control.label for control in data.controls)]
     made, axes = theme.figure(3, 3, 0.7 + 0.24 * len(names))
-    for index, (axis, (metric, condition)) in enumerate(zip(axes, _PANELS, strict=True)):
+    for index, (axis, (metric, condition)) in enumerate(zip(axes, PANELS, strict=True)):
         rows = [data.overall(metric, condition)]
         rows += [data.control_values.get((metric, condition, control.name)) for control in data.controls]
         _draw(axis, _title(data, metric, condition), rows, data.controls)

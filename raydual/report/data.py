@@ -18,6 +18,19 @@ Row = dict[str, Any]
 Key = tuple[str, str]
 """A metric and its condition."""
 
+PANELS: tuple[Key, ...] = (
+    ("accuracy", "icl"),
+    ("accuracy", "ft"),
+    ("rec2ftp", "icl-ft"),
+    ("simaou", "icl-ft"),
+    ("simaou_raw", "icl-ft"),
+    ("delta_simam", "icl-ft"),
+    ("kendall", "icl-ft"),
+    ("simdual", "icl-ft"),
+    ("simdw", "icl-ft"),
+)
+"""What figures of nine panels show, three in a row."""
+
 
 @dataclass(frozen=True)
 class RunData:
