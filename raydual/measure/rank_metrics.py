@@ -58,12 +58,13 @@ def _training_tokens(group: int, demonstrations: DemonstrationSet, tuned: Tuned,
     ids = demonstrations.prefix[demonstrations.prefix_index]
     _, first, group_of = np.unique(ids, return_index=True, return_inverse=True)
     _, example = np.unique(demonstrations.example_index, return_inverse=True)
-    places = (demonstrations.prefix_index, example, first[group_of])
     return Training(
-        demonstrations.seed,
-        torch.cat(fields[query], dim=1),
-        torch.cat(fields["attn_in"], dim=1),
-        *(torch.as_tensor(x, device=device) for x in places),
+        seed=demonstrations.seed,
+        query=torch.cat(fields[query], dim=1),
+        attn_in=torch.cat(fields["attn_in"], dim=1),
+        prefix_index=torch.as_tensor(demonstrations.prefix_index, device=device),
+        example=torch.as_tensor(example, device=device),
+        first_alike=torch.as_tensor(first[group_of], device=device),
         examples=int(example.max()) + 1,
     )
 
