@@ -120,6 +120,7 @@ class Measures(Settings):
     )
     keep_first_token: Flag = Field(default=False, description="keep each text's first token in SimAM and Kendall")
     kendall_examples: Count | None = Field(default=None, description="Kendall on the first so many; None: all")
+    kendall_softmax: Flag = Field(default=False, description="rank after a softmax in float64, as Dai's code does")
     resamples: Annotated[int, Field(strict=True, ge=100)] = 9999
     noise_seed: Index = 0
 

@@ -85,6 +85,7 @@ CASES = {
     },
     "more demonstrations": {"demonstrations": 17},
     "layer-causal": {"finetune": {"learning_rate": 0.1, "gradient": "layer_causal", "epochs": 2}},
+    "ranks after a softmax": {"measures": {"kendall_softmax": True}},
     "normalised queries": {"measures": {"query_field": "query_normed"}},
     "values only": {"finetune": {"learning_rate": 0.1, "projections": ["v_proj"]}},
 }
@@ -109,6 +110,7 @@ def test_every_metric_equals_the_plain_one(tmp_path, case, bias):
                 query_field=config.measures.query_field,
                 keep_first_token=config.measures.keep_first_token,
                 kendall_examples=config.measures.kendall_examples,
+                kendall_softmax=config.measures.kendall_softmax,
             ),
         )  # fmt: skip
         found = {(r["metric"], r["condition"], r["layer"]): r["value"] for r in rows if r["seed"] == seed}

@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import scipy.special
 import scipy.stats
 
 from raydual.cli import main
-from raydual.measure.interchange import SCHEMAS
+from raydual.measure.interchange import SCHEMAS, record_seed
+from raydual.measure.single import Laboratory
 
 from .test_cli import measured, sweep  # noqa: F401
 
@@ -45,7 +47,7 @@ def published_analysis(recording):
     for a, b, c in zip(zs, icl, ftzs, strict=True):
         h_zs, h_icl, h_ft = (unit(np.asarray(x["self_attn_out_hiddens"])) for x in (a, b, c))
         updates.append(cos(h_icl - h_zs, h_ft - h_zs))
-        m_zs, m_icl, m_ft = (np.asarray(x["attn_map"])[..., 1:] for x in (a, b, c))
+        m_zs, m_icl, m_ft = (np.asarray(x["attn_map"]) for x in (a, b, c))
         maps.append(cos(m_icl, m_ft).mean(axis=-1))
         before.append(cos(m_icl, m_zs).mean(axis=-1))
         attended = np.split(np.asarray(b["attn_map_ctx"]), np.cumsum(lengths)[:-1], axis=1)
@@ -100,3 +102,29 @@ def test_what_the_format_cannot_hold_is_refused(sweep, tmp_path, capsys):  # noq
     arguments = ["record", str(sweep), "--out", str(tmp_path), "--set", "measures.update_field=hidden"]
     assert main(arguments) == 2
     assert "update_field attn_out" in capsys.readouterr().err
+
+
+def ranked_after_a_softmax(recording):
+    """Kendall's τ of tokens as the published script ranks them: after a softmax in float64, underflow and all."""
+    queries = [np.asarray(example["attn_q"])[:, 1:] for example in recording["ft"]]
+    kept = np.concatenate([[False] + [True] * q.shape[1] for q in queries])
+    found = []
+    for icl, ftzs in zip(recording["icl"], recording["ftzs"], strict=True):
+        attended = np.asarray(icl["attn_map_ctx"])[:, kept]
+        paid = np.concatenate(queries, axis=1) @ np.asarray(ftzs["attn_q"])[..., None]
+        weights = [scipy.special.softmax(x, axis=-1) for x in (attended, paid[..., 0])]
+        found.append([scipy.stats.kendalltau(x, y).statistic for x, y in zip(*weights, strict=True)])
+    return mean_over_layers(found), np.mean(weights[1] == 0)
+
+
+def test_where_the_softmax_underflows_its_ranks_can_be_had_too(tmp_path):
+    settings = {"task": "sst2", "split": {"measured": 12}, "demonstrations": 8, "finetune": {"learning_rate": 3.0}}
+    taus = []
+    for softmax in (False, True):
+        laboratory = Laboratory({**settings, "measures": {"kendall_softmax": softmax}})
+        rows = laboratory.measure(0)
+        taus += [next(r["value"] for r in rows if (r["metric"], r["layer"]) == ("kendall", -1))]
+    theirs, underflown = ranked_after_a_softmax(record_seed(laboratory, 0))
+    assert underflown > 0.3
+    assert taus[1] == pytest.approx(theirs, abs=1e-4)
+    assert taus[0] != pytest.approx(theirs, abs=1e-3)

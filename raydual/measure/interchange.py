@@ -42,8 +42,9 @@ SCHEMAS = {
 }
 """Columns by recording: zero-shot, in-context, fine-tuned, and the fine-tuning pass over each demonstration.
 
-Tokens stand side by side across recordings: in every `attn_map` the tokens that are the same alone and in context,
-after each text's first one, which that code skips; in `attn_map_ctx` and in `ft` likewise for each demonstration.
+Tokens stand side by side across recordings. In every `attn_map` they are those that are the same alone and in context,
+without the first one: that code compares all that it finds there. In `attn_map_ctx` and in `ft` they are likewise those
+of each demonstration, after its first one, which that code skips.
 """
 
 Entry = dict[str, Any]
@@ -116,18 +117,16 @@ def _chunk_entries(chunk: Chunk, condition: str, passes: dict[str, Outcome], see
 
 
 def _map(chunk: Chunk, row: int, condition: str, passes: dict[str, Outcome]) -> Tensor:
-    """Scores `[layers, heads, 1 + pairs]` on the first token and the aligned ones, as the metrics see them."""
+    """Scores `[layers, heads, pairs]` on the aligned tokens, as the metrics see them."""
     real = chunk.aligned[row]
 
     def at(name: str, places: Tensor) -> Tensor:
-        scores = passes[name].fields["scores_query"][row]
-        return scores[..., torch.cat([places.new_zeros(1), places[row][real]])]
+        return passes[name].fields["scores_query"][row][..., places[row][real]]
 
     if condition != "icl":
         return at(condition, chunk.aligned_alone)
     scores, alone = at("icl", chunk.aligned_in_context).clone(), at("zsl", chunk.aligned_alone)
-    same = torch.nn.functional.pad(chunk.same_in_first_layer[row][real], (1, 0))
-    scores[0] = torch.where(same, alone[0], scores[0])
+    scores[0] = torch.where(chunk.same_in_first_layer[row][real], alone[0], scores[0])
     return scores
 
 

@@ -1,6 +1,6 @@
 """How alike context and fine-tuning rank the demonstrations: Kendall's τ and top-k recall, by token and by example."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,7 +88,10 @@ def rank_metrics(
         noise = keyed_noise(measures.noise_seed, KENDALL_NOISE, of_seed, chunk, attended.shape[1:])
         paid = _inner(query[group][chosen], seed.query, seed)
         paid_inputs = _inner(attn_in[group][chosen], seed.attn_in, seed)
-        found.append(_compare(attended, paid, paid_inputs, noise[0][chosen], seed))
+        ranked = [attended, paid, paid_inputs, noise[0][chosen]]
+        if measures.kendall_softmax:
+            ranked = [x.double().softmax(dim=-1) for x in ranked]
+        found.append(_compare(ranked, seed, _sums if measures.kendall_softmax else _log_masses))
     return {(name, "icl-ft"): torch.stack([of_seed[name] for of_seed in found]) for name in found[0]}
 
 
@@ -102,15 +105,17 @@ def _inner(
 
 
 def _compare(
-    attended: Float[Tensor, "n layers pairs"],
-    paid: Float[Tensor, "n layers pairs"],
-    paid_inputs: Float[Tensor, "n layers pairs"],
-    noise: Float[Tensor, "n layers pairs"],
+    ranked: Sequence[Float[Tensor, "n layers pairs"]],
     seed: Training,
+    by_example: Callable[[Tensor, Training], Tensor],
 ) -> dict[str, Float[Tensor, "n layers"]]:
+    """The rank metrics of tokens, and `by_example` of whole demonstrations.
+
+    `ranked` are the context's attention, fine-tuning's by queries and by inputs, and noise.
+    """
+    attended, paid, paid_inputs, noise = ranked
     context, tuning, random = (Ranking.of(x) for x in (attended, paid, noise))
-    by_example = (Ranking.of(_example_masses(x, seed)) for x in (attended, paid, noise))
-    context_mass, tuning_mass, random_mass = by_example
+    context_mass, tuning_mass, random_mass = (Ranking.of(by_example(x, seed)) for x in (attended, paid, noise))
     return {
         "kendall": context.tau(tuning),
         "kendall_random": context.tau(random),
@@ -124,7 +129,13 @@ def _compare(
     }
 
 
-def _example_masses(x: Float[Tensor, "n layers pairs"], seed: Training) -> Float[Tensor, "n layers examples"]:
+def _sums(weights: Float[Tensor, "n layers pairs"], seed: Training) -> Float[Tensor, "n layers examples"]:
+    """The sum of each demonstration's weights."""
+    sums = weights.new_zeros((*weights.shape[:-1], seed.examples))
+    return sums.scatter_add(-1, seed.example.expand(weights.shape), weights)
+
+
+def _log_masses(x: Float[Tensor, "n layers pairs"], seed: Training) -> Float[Tensor, "n layers examples"]:
     """Log of each demonstration's softmax mass, up to a constant, in float64.
 
     Only ranks matter; logs do not underflow, and in float32 a small token beside a large one would vanish.

@@ -23,6 +23,12 @@ def log_masses(attention: np.ndarray, pairs: list[Pairs]) -> np.ndarray:
     return np.array([[log_sum_exp(layer) for layer in part] for part in parts]).T
 
 
+def sums(weights: np.ndarray, pairs: list[Pairs]) -> np.ndarray:
+    """The sum of each demonstration's weights [layers, demonstrations]; weights [layers, tokens]."""
+    ends = np.cumsum([len(example) for example in pairs])
+    return np.array([part.sum(axis=1) for part in np.split(weights, ends[:-1], axis=1)]).T
+
+
 def log_sum_exp(values: np.ndarray) -> float:
     """Log of the sum of exponentials; -inf for no values."""
     if len(values) == 0:

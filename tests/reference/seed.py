@@ -2,6 +2,7 @@
 
 import copy
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ class MeasureSettings:
     query_field: str = "query"
     keep_first_token: bool = False
     kendall_examples: int | None = None
+    kendall_softmax: bool = False
     noise_seed: int = 0
     draws: int = 8
 
@@ -362,22 +364,31 @@ def kendall_values(
         tuning.append(metrics.tuning_attention(queries, getattr(ft, measures.query_field), pairs))
         tuning_input.append(metrics.tuning_attention(inputs, ft.attn_in, pairs))
         noise.append(generator.random(context[-1].shape))
+    if measures.kendall_softmax:
+        context, tuning, tuning_input, noise = (
+            [softmax(tokens) for tokens in kind] for kind in (context, tuning, tuning_input, noise)
+        )
+    masses = ranks.sums if measures.kendall_softmax else ranks.log_masses
     return {
         ("kendall", "icl-ft"): metrics.kendall(context, tuning),
         ("kendall_random", "icl-ft"): metrics.kendall(context, noise),
         ("kendall_input", "icl-ft"): metrics.kendall(context, tuning_input),
         ("topk_token", "icl-ft"): ranks.topk(context, tuning, ranks.TOP_TOKENS),
         ("topk_token_random", "icl-ft"): ranks.topk(context, noise, ranks.TOP_TOKENS),
-        **demonstration_values(examples, context, tuning, noise),
+        **demonstration_values(examples, context, tuning, noise, masses),
     }
 
 
 def demonstration_values(
-    examples: list[ExampleRecord], context: list[np.ndarray], tuning: list[np.ndarray], noise: list[np.ndarray]
+    examples: list[ExampleRecord],
+    context: list[np.ndarray],
+    tuning: list[np.ndarray],
+    noise: list[np.ndarray],
+    masses: Callable[[np.ndarray, list[metrics.Pairs]], np.ndarray],
 ) -> dict[tuple[str, str], np.ndarray]:
     """The same over whole demonstrations; each example's attention [layers, tokens]."""
     context, tuning, noise = (
-        [ranks.log_masses(tokens, example.demonstration_pairs) for tokens, example in zip(kind, examples, strict=True)]
+        [masses(tokens, example.demonstration_pairs) for tokens, example in zip(kind, examples, strict=True)]
         for kind in (context, tuning, noise)
     )
     return {
