@@ -64,7 +64,7 @@ def _bench(study: Study, threads: int, settings: Finetune, zero_shot: Any = None
 
 
 def _zero_shot(study: Study, threads: int, settings: Finetune) -> Any:
-    return _bench(study, threads, settings).measure_zero_shot()
+    return _bench(study, threads, settings).shares()
 
 
 def _batches(units: Sequence[Unit], plan: ReplicaPlan) -> Iterator[list[Unit]]:

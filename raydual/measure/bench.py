@@ -22,7 +22,7 @@ class Bench:
     loaded : the trained model.
     study : the sweep and its data.
     settings : of fine-tuning; default: those of the sweep.
-    zero_shot : what `measure_zero_shot` gave for the same model and study; measured when needed if None.
+    zero_shot : what another bench `shares`, of the same model and study; measured when needed if None.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class Bench:
             self._replicas[words] = Replica(self.loaded, queries, self.study.config, self.zero_shot.get(words))
         return self._replicas[words]
 
-    def measure_zero_shot(self) -> dict[str, ZeroShot]:
+    def shares(self) -> dict[str, ZeroShot]:
         """The zero-shot outcomes that every control on the trained model needs, by label words."""
         controls = {_words(c): c for c in controls_of(self.study.config.controls) if c.weights == "trained"}
-        return {words: self.replica(control).measure_zero_shot() for words, control in controls.items()}
+        return {words: self.replica(control).shares() for words, control in controls.items()}
 
     def measure(self, control: Control, cases: Sequence[Case]) -> list[Row]:
         """The metric rows of every case, marked as the control's."""

@@ -40,7 +40,7 @@ class Replica:
     loaded : the model.
     queries : the examples that are measured.
     config : the sweep; its `finetune` are the settings used.
-    zero_shot : what `measure_zero_shot` gave for the same model, queries and batch size; measured here if None.
+    zero_shot : what another replica `shares`, of the same model, queries and batch size; measured here if None.
     """
 
     def __init__(
@@ -52,14 +52,15 @@ class Replica:
         self.fields = recorded_fields(config.measures)
         self.chunks = make_chunks(queries, config.execution.batch_size, loaded.device)
         self.order = np.argsort(np.concatenate([chunk.index for chunk in self.chunks]))
-        shared = zero_shot or self.measure_zero_shot()
-        self.zero_shot = [_to(outcome, loaded.device) for outcome in shared.chunks]
+        if zero_shot:
+            self.zero_shot = [_to(outcome, loaded.device) for outcome in zero_shot.chunks]
+        else:
+            with torch.inference_mode():
+                self.zero_shot = [self._run(chunk, "zsl") for chunk in self.chunks]
 
-    @torch.inference_mode()
-    def measure_zero_shot(self) -> ZeroShot:
-        """Pass every query through the base model, alone."""
-        outcomes = (self._run(chunk, "zsl") for chunk in self.chunks)
-        return ZeroShot(tuple(_to(outcome, torch.device("cpu")) for outcome in outcomes))
+    def shares(self) -> ZeroShot:
+        """The zero-shot outcomes, for other replicas."""
+        return ZeroShot(tuple(_to(outcome, torch.device("cpu")) for outcome in self.zero_shot))
 
     def _run(self, chunk: Chunk, condition: str, seeds: int = 1, **prefix) -> Outcome:
         rows = chunk.in_context if condition == "icl" else chunk.alone
