@@ -103,6 +103,38 @@ def test_a_run_leaves_what_it_should(uninterrupted):
     assert load_config(uninterrupted.config_file).fingerprint() == manifest["fingerprint"]
 
 
+def test_the_search_takes_in_every_report_up_to_the_last_slice(uninterrupted, inputs):
+    import json
+
+    from raydual.measure.scoring import Scorer
+    from raydual.model.loading import load_model
+
+    study = prepare_study(validate_config(settings(inputs), "test"))
+    scorer = Scorer(load_model(study.config.model), study)
+    rows = uninterrupted.seed_search().to_pylist()
+    for row in rows:
+        right = scorer.in_context_right(scorer.encode(scorer.demonstrations(row["seed"])), 0, row["examples"])
+        assert row["accuracy"] == pytest.approx(right / row["examples"])
+        assert row["examples"] == (row["stopped_at"] or 12)
+        assert row["stopped_at"] is None or not row["kept"]
+    lines = [json.loads(line) for line in (uninterrupted.search / "journal.jsonl").read_text().splitlines() if line]
+    assert sum("settings" in entry["report"] for entry in lines) == 2
+    assert {e["report"]["seed"] for e in lines if e["report"].get("examples") == 12} == {
+        row["seed"] for row in rows if row["stopped_at"] is None
+    }
+
+
+def test_seeds_may_be_scored_on_the_whole_selection_set_at_once(inputs, tmp_path):
+    search = {"seeds": {"keep": 1, "slices": None}, "finetune": {"learning_rate": [0.02, 0.2], "seeds": 1}}
+    run = run_to(tmp_path / "dai", inputs, protocol="dai", seeds=5, split={"measured": 9}, search=search, controls={})
+    rows = run.seed_search().to_pylist()
+    assert [row["examples"] for row in rows] == [9] * 5
+    best = max(row["accuracy"] for row in rows)
+    assert [row["seed"] for row in rows if row["kept"]] == [min(r["seed"] for r in rows if r["accuracy"] == best)]
+    assert run.manifest()["seeds"]["measured"] == 1
+    assert "which inflates the numbers" in run.report_file.read_text(encoding="utf-8")
+
+
 def test_the_numbers_depend_on_neither_layout_nor_order(uninterrupted, inputs, tmp_path):
     other = run_to(
         tmp_path / "other", inputs, seeds=sorted(SEEDS, reverse=True),

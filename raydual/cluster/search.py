@@ -143,6 +143,7 @@ class SearchOrder(Searcher):
         self.config, self.journal = study.config, journal
         self.running: dict[str, dict[str, Any]] = {}
         self.seed_scores: dict[int, SeedScore] = {}
+        self.stopped: dict[int, int] = {}
         self.settings_scores: list[dict[str, Any]] = []
         seeds = self.config.search.seeds
         self.halving = Halving(self.config.seeds, study.slices, seeds.keep) if seeds else None
@@ -202,16 +203,18 @@ class SearchOrder(Searcher):
         return self.running[trial_id]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Keep a report."""
+        """Keep a report that is not the trial's last."""
         report = json.loads(result["report"])
         self.journal.add(result["key"], report)
         if self.running[trial_id]["kind"] == "seed":
-            examples = report["examples"]
+            seed, examples = report["seed"], report["examples"]
             accuracy = report["right"] / examples if examples else float("nan")
-            self.seed_scores[report["seed"]] = SeedScore(report["seed"], examples, accuracy, None, report["reason"])
+            self.seed_scores[seed] = SeedScore(seed, examples, accuracy, self.stopped.get(seed), report["reason"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Note that a trial is over."""
+        """Keep a trial's last report, which Tune hands over here alone if the trial ended of itself."""
+        if result is not None:
+            self.on_trial_result(trial_id, result)
         trial = self.running.pop(trial_id)
         if result is None:
             return
@@ -253,8 +256,7 @@ class HalvingScheduler(FIFOScheduler):
         accuracy = report["right"] / report["examples"]
         if halving.goes_on(report["seed"], report["examples"], accuracy):
             return TrialScheduler.CONTINUE
-        score = SeedScore(report["seed"], report["examples"], accuracy, report["examples"])
-        self.order.seed_scores[report["seed"]] = score
+        self.order.stopped[report["seed"]] = report["examples"]
         return TrialScheduler.STOP
 
 
