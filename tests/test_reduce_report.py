@@ -195,6 +195,7 @@ def test_a_report_is_made_of_a_run_of_any_size(tmp_path, seeds, layers, failed):
     assert "nan" not in re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL).lower()
     assert f"{seeds - len(failed)} measured" in page
     assert ("No seed was measured" in page) == (seeds == len(failed))
+    assert ("one seed: no number here has an interval" in page) == (seeds - len(failed) == 1)
     assert len(list(headline_lines(run))) > 0
 
 

@@ -30,8 +30,8 @@ def digits_of(metric: Metric) -> int:
 
 
 def with_interval(row: Row, digits: int = 3) -> str:
-    """Mean and interval."""
-    return f"{number(row['mean'], digits)} {interval(row, digits)}"
+    """Mean and interval; the mean alone where there is none."""
+    return number(row["mean"], digits) + ("" if math.isnan(row["ci_low"]) else f" {interval(row, digits)}")
 
 
 def with_difference(compared: Row, digits: int = 3) -> str:
@@ -48,7 +48,7 @@ def findings(data: RunData) -> Iterator[str]:
     yield (
         f"{data.config.demonstrations} demonstrations in the context bring accuracy from "
         f"{number(zsl['mean'])} to {with_interval(icl)}; key/value fine-tuning on the same demonstrations brings it "
-        f"to {with_interval(ft)} (means over {icl['n']} seeds, 95 % intervals)."
+        f"to {with_interval(ft)} ({_over(icl['n'])})."
     )
     recall = data.overall("rec2ftp", "icl-ft")
     if recall and recall["n"]:
@@ -58,6 +58,12 @@ def findings(data: RunData) -> Iterator[str]:
             f"the context corrects {with_interval(recall, 1)} %."
         )
     yield from standing_lines(data)
+
+
+def _over(seeds: int) -> str:
+    if seeds == 1:
+        return "one seed: no number here has an interval, and no difference can be told from chance"
+    return f"means over {seeds} seeds, 95 % intervals"
 
 
 def standing_lines(data: RunData) -> Iterator[str]:
