@@ -95,6 +95,7 @@ FINETUNE_SEARCH = pa.schema(
         pa.field("loss", pa.float64(), False, {"description": "mean training loss over the steps; NaN: diverged"}),
         pa.field("diverged", pa.int64(), False, {"description": "seeds whose weights were no longer finite"}),
         pa.field("chosen", pa.bool_(), False),
+        pa.field("reason", pa.string(), True, {"description": "why it could not be scored"}),
     ]
 )
 """What the search over fine-tuning settings tried."""
@@ -121,6 +122,28 @@ def write_table(path: Path, table: pa.Table, schema: pa.Schema) -> None:
     """Write a Parquet file whole or not at all, with exactly `schema`."""
     with atomic_path(path) as temporary:
         pq.write_table(table.select(schema.names).cast(schema), temporary)
+
+
+class Journal:
+    """Every report of the search, kept on disk so that a resumed search computes none of them again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.reports: dict[str, dict[str, Any]] = {}
+        if path.is_file():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue  # the line that was being written when the run was killed
+                self.reports[entry["key"]] = entry["report"]
+
+    def add(self, key: str, report: dict[str, Any]) -> None:
+        """Append one report."""
+        if key not in self.reports:
+            self.reports[key] = report
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("\n" + json.dumps({"key": key, "report": report}))
 
 
 def check_unused(path: Path) -> None:
@@ -263,6 +286,10 @@ class RunDirectory:
         """(seed, control, reason) of every seed that failed."""
         table = self.measured(["seed", "control", "reason"], pc.field("metric") == FAILED)
         return sorted((row["seed"], row["control"], row["reason"]) for row in table.to_pylist())
+
+    def journal(self) -> Journal:
+        """The reports of the search."""
+        return Journal(self.search / "journal.jsonl")
 
     def summary(self) -> pa.Table:
         """The reduced distributions (`SUMMARY`)."""

@@ -1,6 +1,8 @@
 """`python -m raydual.sweep`: the whole run, top to bottom - search, measure, reduce, report."""
 
 import argparse
+import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING
 from raydual.config import SweepConfig
 from raydual.errors import exit_on_user_error
 from raydual.loading import Sweep, load_config, load_sweep
+from raydual.stopping import received, stoppable
 
 if TYPE_CHECKING:
     from raydual.cells import CellsDirectory
@@ -37,15 +40,40 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", action="store_true", help="go on with the run in that directory")
     parser.add_argument(
         "--address",
-        help="a Ray cluster, `auto` (the one this machine is part of) or `local`; default: auto, else local",
+        help="a Ray cluster, `auto` (any on this machine) or `local`; default: the cluster that RAY_ADDRESS or "
+        "`ray start` names, else local",
+    )
+    waiting = parser.add_mutually_exclusive_group()
+    waiting.add_argument(
+        "--wait", type=_minutes, default=30.0, metavar="MINUTES",
+        help="how long to wait for nodes that the cluster's autoscaler may start (default: 30)",
+    )  # fmt: skip
+    waiting.add_argument(
+        "--no-wait", action="store_const", const=None, dest="wait", help="use the nodes that are there, ask for no more"
     )
     return parser
 
 
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    if not 0 < minutes < 1e6:
+        raise ValueError(text)
+    return minutes
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line; returns the exit code: that of a signal (128 and its number) where one ended the run."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     args = parser().parse_args(arguments)
-    return exit_on_user_error(lambda: _run(args))
+    with stoppable():
+        try:
+            return exit_on_user_error(lambda: _run(args))
+        except KeyboardInterrupt:
+            number = received()
+            again = shlex.join([a for a in arguments if a != "--resume"])
+            name = signal.Signals(number).name
+            print(f"stopped by {name}; go on with: python -m raydual.sweep {again} --resume", file=sys.stderr)
+            return 128 + number
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -54,10 +82,13 @@ def _run(args: argparse.Namespace) -> None:
         output = (args.output or Path("runs") / sweep.name).absolute()
         where = str(args.config)
         if sweep.axes:
-            execute_cells(sweep, output, where=where, resume=args.resume, address=args.address)
+            execute_cells(sweep, output, where=where, resume=args.resume, address=args.address, wait_minutes=args.wait)
         else:
             run = _run_directory(output)
-            execute(sweep.cells[0].config, run, where=where, resume=args.resume, address=args.address)
+            execute(
+                sweep.cells[0].config, run, where=where, resume=args.resume, address=args.address,
+                wait_minutes=args.wait,
+            )  # fmt: skip
         return
     # Both read before Ray is started, which takes seconds: a mistake in the settings answers at once.
     small, large = (SWEEPS / "quickstart.yaml", SWEEPS / "sst2.yaml")
@@ -68,7 +99,7 @@ def _run(args: argparse.Namespace) -> None:
         path = large if connection.gpus else small
         config = configs[path]
         run = _run_directory((args.output or Path("runs") / config.name).absolute())
-        execute(config, run, where=str(path), resume=args.resume, address=args.address)
+        execute(config, run, where=str(path), resume=args.resume, address=args.address, wait_minutes=args.wait)
 
 
 def _run_directory(path: Path) -> "RunDirectory":
@@ -85,13 +116,15 @@ def execute(
     where: str = "settings",
     resume: bool = False,
     address: str | None = None,
+    wait_minutes: float | None = 30.0,
 ) -> "RunDirectory":
     """Carry out a sweep in `run`; what is already there is not computed again.
 
     Parameters
     ----------
     where : what the run's first line names as the origin of the settings.
-    address : a Ray cluster; default: the one this process or this machine is part of, or a local Ray.
+    address : a Ray cluster; default: the one this process is connected to, or that the user started, or a local Ray.
+    wait_minutes : how long to wait for nodes that the cluster's autoscaler may start; None: use those that are there.
 
     Raises
     ------
@@ -104,13 +137,20 @@ def execute(
     study = prepare_study(config)
     run.start(config)
     from raydual.cluster.run import run_study
+    from raydual.cluster.session import Where
 
-    run_study(study, run, where, address)
+    run_study(study, run, where, Where(address, wait_minutes))
     return run
 
 
 def execute_cells(
-    sweep: Sweep, output: Path, *, where: str = "settings", resume: bool = False, address: str | None = None
+    sweep: Sweep,
+    output: Path,
+    *,
+    where: str = "settings",
+    resume: bool = False,
+    address: str | None = None,
+    wait_minutes: float | None = 30.0,
 ) -> "CellsDirectory":
     """Carry out every cell of a sweep with axes, each in a run directory of its own, and compare them.
 
@@ -132,18 +172,23 @@ def execute_cells(
         run.check(cell.config, resume=resume and run.config_file.is_file())
     studies = [prepare_study(cell.config) for cell in sweep.cells]
     directory.start(sweep)
-    from raydual.cluster.connect import connect
     from raydual.cluster.progress import say
-    from raydual.cluster.run import run_study
+    from raydual.cluster.run import run_study, useful_replicas
+    from raydual.cluster.session import Where, check_machine, session
 
-    with connect(address) as connection:
+    place, most = Where(address, wait_minutes), max(map(useful_replicas, studies))
+    check_machine(studies[0], place, most)
+    with session(place, sweep.name, most) as opened:
         say(f"sweep {sweep.name}: {len(sweep.cells)} cells, {', '.join(sweep.axes)}")
-        say(connection.describe())
-        for number, (cell, study) in enumerate(zip(sweep.cells, studies, strict=True), start=1):
+        say(opened.connection.describe())
+        # Those of one model after each other: they share its replicas.
+        models = list(dict.fromkeys(study.config.model for study in studies))
+        work = sorted(zip(sweep.cells, studies, strict=True), key=lambda pair: models.index(pair[1].config.model))
+        for number, (cell, study) in enumerate(work, start=1):
             say(f"\ncell {number} of {len(sweep.cells)}: {', '.join(f'{k} {v}' for k, v in cell.values.items())}")
             run = directory.cell(cell.name)
             run.start(cell.config)
-            run_study(study, run, where, address)
+            run_study(study, run, where, place, opened)
     reduce_cells(directory)
     say(f"\n{write_cells_report(directory)}")
     return directory

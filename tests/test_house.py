@@ -11,7 +11,7 @@ import raydual
 
 ROOT = Path(raydual.__file__).parent
 FLOORS = (
-    {"errors", "embedded"},
+    {"errors", "embedded", "pulse"},
     {"tasks.task"},
     {"config"},
     {"axes"},

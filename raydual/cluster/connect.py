@@ -2,27 +2,40 @@
 
 import logging
 import os
+import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-# Read by ray at import: no copy of uv's environment, trials that keep the working directory, and
-# none of the loggers and notices that would bury the run's own lines.
+import psutil
+
+# Read by ray at import: no copy of uv's environment, trials that keep the working directory, a Ctrl-C that reaches the
+# run and not Tune alone, and none of the loggers and notices that would bury the run's own lines.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
+from ray._common.utils import get_default_system_temp_dir
+from ray._private.utils import read_ray_address
+from ray.exceptions import RayActorError
 
+from raydual.cluster.nodes import machine
+from raydual.cluster.plan import Node
 from raydual.errors import UserError
+from raydual.stopping import heed_signals
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 _KNOCK_SECONDS = 5
+_FOLDER = "raydual-ray-"
 _current: "Connection | None" = None
 
 
@@ -44,11 +57,19 @@ class Connection:
         return f"{self.place}: {self.nodes} node(s), {self.cpus:g} CPU, {gpus}{dashboard}"
 
 
+def local_machine(address: str | None) -> Node | None:
+    """This machine, if `address` means a Ray of its own that is yet to be started; None if a cluster is joined."""
+    if ray.is_initialized() or _cluster_to_join(address) is not None:
+        return None
+    return machine()
+
+
 @contextmanager
 def connect(address: str | None = None) -> Iterator[Connection]:
-    """Join the cluster at `address`, or the one this machine belongs to, or start Ray here; leave it afterwards.
+    """Join the cluster at `address`, or the one that the user started on this machine, or start Ray here; then leave.
 
-    The address `local` always starts Ray here.
+    Without an address, a cluster is joined where `RAY_ADDRESS` or `ray start` names it. The Ray that another program
+    started for itself is left alone; `auto` would join that too. The address `local` always starts Ray here.
 
     Raises
     ------
@@ -60,42 +81,109 @@ def connect(address: str | None = None) -> Iterator[Connection]:
         yield _current or _connection("Ray cluster that this process is connected to")
         return
     started = time.monotonic()
-    where, dashboard = _join(address or os.environ.get("RAY_ADDRESS"))
-    try:
+    with _joined(address) as (where, dashboard):
+        heed_signals()  # ray has put handlers of its own in their place
         _current = _connection(where, dashboard, time.monotonic() - started)
-        yield _current
-    finally:
-        _current = None
-        ray.shutdown()
-
-
-def _join(address: str | None) -> tuple[str, str | None]:
-    """(where Ray is, its dashboard), once connected."""
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address != "local":
-        _check_reachable(address)
         try:
-            context: Any = ray.init(address=address or "auto", **options)
-            return f"Ray cluster at {context.address_info['gcs_address']}", context.dashboard_url
+            yield _current
+        finally:
+            _current = None
+
+
+@contextmanager
+def _joined(address: str | None) -> Iterator[tuple[str, str | None]]:
+    """(where Ray is, its dashboard) while connected."""
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    cluster = _cluster_to_join(address)
+    if cluster is not None:
+        _check_reachable(cluster)
+        try:
+            context: Any = ray.init(address=cluster, **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            if address:
-                raise _no_cluster(address, str(error).splitlines()[0]) from None
-    context = ray.init(address="local", object_store_memory=_OBJECT_STORE_BYTES, **options)
-    return "Ray started on this machine", context.dashboard_url
-
-
-def _check_reachable(address: str | None) -> None:
-    """Knock at an address of the form host:port, where ray itself would wait for minutes."""
-    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdigit():
+            raise _no_cluster(cluster, str(error).splitlines()[0]) from None
+        try:
+            yield f"Ray cluster at {context.address_info['gcs_address']}", context.dashboard_url
+        finally:
+            ray.shutdown()
         return
+    with _session_folder() as folder:
+        here = machine()
+        context = ray.init(
+            address="local", num_cpus=int(here.cpus), num_gpus=int(here.gpus),
+            object_store_memory=_OBJECT_STORE_BYTES, _temp_dir=folder, **options,
+        )  # fmt: skip
+        try:
+            yield "Ray started on this machine", context.dashboard_url
+        finally:
+            ray.shutdown()
+
+
+def _cluster_to_join(address: str | None) -> str | None:
+    """The address of a cluster that the user means, or None: Ray is started here."""
+    named = address or os.environ.get("RAY_ADDRESS")
+    if named:
+        return None if named == "local" else named
+    # `ray start` leaves the address in a file; a Ray that a program started for itself does not.
+    started = read_ray_address()
+    return started if started and _knock(started) is None else None
+
+
+@contextmanager
+def _session_folder() -> Iterator[str]:
+    """A folder for Ray's session, removed with all that dead processes left of theirs."""
+    base = Path(get_default_system_temp_dir())
+    for left in base.glob(f"{_FOLDER}*"):
+        owner = left.name.removeprefix(_FOLDER).partition("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-", dir=base)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def unwrapped_user_errors() -> Iterator[None]:
+    """A `UserError` raised on a worker arrives wrapped in Ray's own errors; let it out."""
+    try:
+        yield
+    except Exception as error:
+        found: BaseException | None = error
+        while found is not None and not isinstance(found, UserError):
+            found = getattr(found, "cause", None) or found.__cause__
+        if found is error:
+            raise
+        if found is not None:
+            raise UserError(str(found)) from error
+        if isinstance(error, RayActorError):
+            raise UserError(
+                "cluster: the process that keeps the replicas was lost, on the machine that the sweep runs on; "
+                "is its memory enough? Go on with --resume"
+            ) from error
+        raise
+
+
+def _check_reachable(address: str) -> None:
+    """Knock at an address of the form host:port, where ray itself would wait for minutes."""
+    reason = _knock(address)
+    if reason is not None:
+        raise _no_cluster(address, reason)
+
+
+def _knock(address: str) -> str | None:
+    """Why nobody answers at an address, or None: somebody does, or it is no host and port."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return None
     try:
         socket.create_connection((host, int(port)), timeout=_KNOCK_SECONDS).close()
-    except OSError as error:
-        raise _no_cluster(address, error.strerror or str(error)) from None
+    except (OSError, OverflowError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return None
 
 
-def _no_cluster(address: str | None, reason: str) -> UserError:
+def _no_cluster(address: str, reason: str) -> UserError:
     return UserError(
         f"--address {address}: cannot connect to a Ray cluster there ({reason}); "
         "start one (`ray up cluster.yaml`), or leave the address out"

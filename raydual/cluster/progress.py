@@ -1,14 +1,19 @@
-"""How far a run is: a line for a person, gauges for the dashboard."""
+"""How far a stage is: lines for a person, gauges for the dashboard."""
 
 import math
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from ray.util.metrics import Gauge
 
+from raydual.cluster.gauges import Gauges
+from raydual.metrics.catalogue import CATALOGUE, OVERALL
 from raydual.results import FAILED, NO_CONTROL
+
+_QUIET_SECONDS = 15.0
 
 
 def say(text: str) -> None:
@@ -19,66 +24,91 @@ def say(text: str) -> None:
 class StageProgress:
     """Counts what a stage has done, estimates the time left, and prints a line at most once a second.
 
-    The estimate leaves out the time until the first item is done, which is mostly starting and loading.
+    The estimate leaves out the time until the first item is done, which is mostly starting and loading. While nothing
+    is finished, `inside` tells now and then how far the work in progress is. Both may be called from any thread.
     """
 
-    def __init__(self, title: str, total: int, out: Callable[[str], None] = say) -> None:
-        self.title, self.total, self.out = title, total, out
+    def __init__(self, title: str, total: int, gauges: Gauges | None = None, out: Callable[[str], None] = say) -> None:
+        self.title, self.total, self.gauges, self.out = title, total, gauges, out
         self.done = self.first_done = 0
         self.first_at = self.said_at = -math.inf
+        self.started = time.monotonic()
+        self.lock = threading.Lock()
         out(f"{title}: {total} to do")
 
     def advance(self, count: int, detail: str) -> None:
         """`count` more are done."""
-        now = time.monotonic()
-        self.done += count
-        if not self.first_done:
-            self.first_done, self.first_at = self.done, now
-        if now - self.said_at >= 1 or self.done == self.total:
-            self.said_at = now
-            self.out(f"{self.title}: {self.done}/{self.total}{self._left(now)} - {detail}")
+        with self.lock:
+            now = time.monotonic()
+            self.done += count
+            if not self.first_done:
+                self.first_done, self.first_at = self.done, now
+            left = self._seconds_left(now)
+            if self.gauges:
+                self.gauges.set("raydual_units_per_second", self.done / (now - self.started), stage=self.title)
+                if left is not None:
+                    self.gauges.set("raydual_seconds_left", left, stage=self.title)
+            if now - self.said_at >= 1 or self.done >= self.total:
+                self.said_at = now
+                self.out(f"{self.title}: {self.done}/{self.total}{_left_words(left)} - {detail}")
 
-    def _left(self, now: float) -> str:
+    def inside(self, at_work: float, words: str) -> None:
+        """`at_work` more would be done if what is at work counted in parts; said only after a while of silence."""
+        with self.lock:
+            now = time.monotonic()
+            if self.done < self.total and now - max(self.said_at, self.started) >= _QUIET_SECONDS:
+                self.said_at = now
+                self.out(f"{self.title}: {self.done}/{self.total}, and {at_work:.1f} of those at work - {words}")
+
+    def _seconds_left(self, now: float) -> float | None:
         later = self.done - self.first_done
-        if self.done == self.total or later <= 0:
-            return ""
-        seconds = (now - self.first_at) / later * (self.total - self.done)
-        return f", about {seconds:.0f} s left" if seconds < 120 else f", about {seconds / 60:.0f} min left"
+        if self.done >= self.total:
+            return 0.0
+        return (now - self.first_at) / later * (self.total - self.done) if later > 0 else None
 
 
-class MeasureGauges:
-    """What Ray's metrics say of the measuring stage: `ray_raydual_…`, read by the dashboard or Prometheus.
+def _left_words(seconds: float | None) -> str:
+    if not seconds:
+        return ""
+    return f", about {seconds:.0f} s left" if seconds < 120 else f", about {seconds / 60:.0f} min left"
 
-    Accuracies are the measurement's; controls count as work done alone.
-    """
 
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.counts = {"done": 0, "failed": 0}
-        self.measured = 0
-        self.sums = {"zsl": 0.0, "icl": 0.0, "ft": 0.0}
-        self.seeds = Gauge("raydual_seeds", "Seeds and controls of seeds so far, by outcome", tag_keys=("outcome",))
-        self.rate = Gauge("raydual_seeds_per_minute", "Seeds and controls of seeds per minute since the stage began")
-        self.accuracy = Gauge("raydual_accuracy", "Mean accuracy so far", tag_keys=("condition",))
+class MeasureNews:
+    """What finished batches say: counts by control, and running means of the headline metrics of the measurement."""
+
+    def __init__(self, gauges: Gauges, asked: dict[str, int]) -> None:
+        self.gauges = gauges
+        self.done: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
+        self.sums: Counter[tuple[str, str]] = Counter()
+        self.counts: Counter[tuple[str, str]] = Counter()
+        for control, count in asked.items():
+            for outcome, value in (("asked", count), ("done", 0), ("failed", 0)):
+                gauges.set("raydual_units", value, stage="measure", control=control, outcome=outcome)
 
     def update(self, rows: pa.Table) -> str:
         """Take in a finished batch; returns a line with the accuracies so far."""
-        failed = rows.filter(pc.field("metric") == FAILED).num_rows
-        self.counts["failed"] += failed
-        self.counts["done"] += len(pc.unique(rows["seed"])) - failed
-        rows = rows.filter(pc.field("control") == NO_CONTROL)
-        accuracy = rows.filter(pc.field("metric") == "accuracy")
-        self.measured += len(pc.unique(accuracy["seed"]))
-        for outcome, count in self.counts.items():
-            self.seeds.set(count, tags={"outcome": outcome})
-        self.rate.set(sum(self.counts.values()) / (time.monotonic() - self.started) * 60)
-        words = []
-        for condition in self.sums:
-            values = accuracy.filter(pc.field("condition") == condition)["value"]
-            self.sums[condition] += pc.sum(values).as_py() or 0.0
-            if self.measured:
-                mean = self.sums[condition] / self.measured
-                self.accuracy.set(mean, tags={"condition": condition})
-                words.append(f"{condition} {mean:.3f}")
-        failures = f", {self.counts['failed']} failed" if self.counts["failed"] else ""
+        for control in pc.unique(rows["control"]).to_pylist():
+            of_control = rows.filter(pc.field("control") == control)
+            failed = of_control.filter(pc.field("metric") == FAILED).num_rows
+            self.failed[control] += failed
+            self.done[control] += len(pc.unique(of_control["seed"])) - failed
+            for outcome, value in (("done", self.done[control]), ("failed", self.failed[control])):
+                self.gauges.set("raydual_units", value, stage="measure", control=control, outcome=outcome)
+        self._means(rows.filter((pc.field("control") == NO_CONTROL) & (pc.field("layer") == OVERALL)))
+        words = [f"{c} {self._mean('accuracy', c):.3f}" for c in ("zsl", "icl", "ft") if self.counts["accuracy", c]]
+        failures = f", {sum(self.failed.values())} failed" if sum(self.failed.values()) else ""
         return f"accuracy so far: {', '.join(words) or 'none'}{failures}"
+
+    def _means(self, rows: pa.Table) -> None:
+        headline = [name for name, metric in CATALOGUE.items() if metric.headline]
+        rows = rows.filter(pc.field("metric").isin(headline) & pc.is_finite(pc.field("value")))
+        totals = rows.group_by(["metric", "condition"]).aggregate([("value", "sum"), ("value", "count")])
+        for row in totals.to_pylist():
+            key = row["metric"], row["condition"]
+            self.sums[key] += row["value_sum"]
+            self.counts[key] += row["value_count"]
+            self.gauges.set("raydual_mean", self._mean(*key), metric=key[0], condition=key[1])
+
+    def _mean(self, metric: str, condition: str) -> float:
+        return self.sums[metric, condition] / self.counts[metric, condition]

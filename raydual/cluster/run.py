@@ -1,19 +1,22 @@
-"""The stages of a run on Ray, one after the other, each freeing its actors before the next one starts."""
+"""The stages of a run on Ray, one after the other, on the same replicas."""
 
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from raydual.cluster.connect import Connection, connect
-from raydual.cluster.plan import ReplicaPlan, plan_replicas
-from raydual.cluster.progress import MeasureGauges, StageProgress, say
-from raydual.cluster.search import Choice, search, stored_choice
-from raydual.cluster.stream import measure
+import ray
+
+from raydual.cluster.connect import unwrapped_user_errors
+from raydual.cluster.measuring import Measuring, groups_of
+from raydual.cluster.progress import MeasureNews, StageProgress, say
+from raydual.cluster.search import Choice, count_trials, search, stored_choice
+from raydual.cluster.session import Session, Where, Workplace, check_machine, session
 from raydual.controls import MEASUREMENT
-from raydual.errors import UserError
 from raydual.measure.study import Study, Unit
 from raydual.reduce import reduce_run
 from raydual.report import write_report
@@ -41,24 +44,28 @@ class Timings:
             self.seconds[name] = round(time.monotonic() - started, 2)
 
 
-def run_study(study: Study, run: RunDirectory, where: str, address: str | None) -> None:
-    """Search, measure, reduce and report; prints what a person watching wants to know."""
+def run_study(study: Study, run: RunDirectory, where: str, place: Where, shared: Session | None = None) -> None:
+    """Search, measure, reduce and report; prints what a person watching wants to know.
+
+    Parameters
+    ----------
+    where : what the first line names as the origin of the settings.
+    place : where Ray is, unless a `shared` session is given, that goes on after this run.
+    """
     config, timings = study.config, Timings()
     say(f"sweep {config.name}: {where}")
     say(f"model {config.model} ({config.dtype}), data {study.dataset.source}")
     say(f"task {config.task.name}, {config.demonstrations} demonstrations, protocol {config.protocol}")
-    hardware: dict[str, Any] = {}
     choice = stored_choice(run, config)
+    computed = Computed()
     if choice is None or _todo(study, run, choice):
-        with connect(address) as connection, _unwrapped_user_errors():
-            timings.seconds["start ray"] = round(connection.seconds, 2)
-            hardware = {"ray": connection.describe(), "cpus": connection.cpus, "gpus": connection.gpus}
-            choice = _on_ray(study, run, connection, timings)
+        with nullcontext(shared) if shared else _session(study, place) as opened, unwrapped_user_errors():
+            choice, computed = _on_ray(study, run, opened, timings)
     else:
         say("everything has been measured; only the summary and the report are made again")
     with timings.stage("reduce"):
         reduce_run(run)
-    manifest = _manifest(run, choice, timings, hardware)
+    manifest = _manifest(run, choice, timings, computed)
     report = write_report(run, manifest)
     # Last, so that a run that has it is complete.
     run.write_manifest(manifest)
@@ -67,16 +74,51 @@ def run_study(study: Study, run: RunDirectory, where: str, address: str | None) 
     say(str(report))
 
 
-def _on_ray(study: Study, run: RunDirectory, connection: Connection, timings: Timings) -> Choice:
-    """Search and measure; returns what was chosen."""
-    plan = plan_replicas(connection.cpus, connection.gpus, study.config.execution)
-    say(connection.describe())
-    say(f"{plan.replicas} replica(s) of {plan.cpus:g} CPU and {plan.gpus:g} GPU")
+@dataclass(frozen=True)
+class Computed:
+    """Where a run computed, and what it lost on the way."""
+
+    hardware: dict[str, Any] = field(default_factory=dict)
+    losses: dict[str, int] = field(default_factory=dict)
+
+
+@contextmanager
+def _session(study: Study, place: Where) -> Iterator[Session]:
+    useful = useful_replicas(study)
+    check_machine(study, place, useful)
+    with session(place, study.config.name, useful) as opened:
+        say(opened.connection.describe())
+        yield opened
+
+
+def useful_replicas(study: Study) -> int:
+    """How many replicas could work at once."""
+    return max(count_trials(study.config), len(study.units(study.config.seeds)))
+
+
+def _on_ray(study: Study, run: RunDirectory, opened: Session, timings: Timings) -> tuple[Choice, Computed]:
+    """Search and measure; returns what was chosen, and where it was computed."""
+    connection = opened.connection
+    timings.seconds["start ray"] = round(connection.seconds, 2)
+    workplace = opened.workplace_for(study)
+    key, shared = opened.share(study, workplace)
     with timings.stage("search"):
-        choice = stored_choice(run, study.config) or search(study, plan, run)
+        choice = stored_choice(run, study.config) or _search(study, key, workplace, run)
     with timings.stage("measure"):
-        _measure(study, choice, plan, run)
-    return choice
+        _measure(study, choice, key, shared, workplace, run)
+    workplace.watch.progress = None
+    losses = ray.get(workplace.pool.status.remote())
+    if losses.lost:
+        say(f"replicas were lost {losses.lost} time(s), {losses.retried} piece(s) of work were tried again for it")
+    hardware = {"ray": connection.describe(), "cpus": connection.cpus, "gpus": connection.gpus}
+    hardware |= {"replicas": workplace.layout.replicas, "devices": sorted(set(losses.devices))}
+    return choice, Computed(hardware, {"replicas_lost": losses.lost, "retried": losses.retried})
+
+
+def _search(study: Study, key: str, workplace: Workplace, run: RunDirectory) -> Choice:
+    progress = StageProgress("search", count_trials(study.config), workplace.gauges)
+    workplace.watch.progress = progress
+    return search(study, key, workplace.pool, workplace.layout, run, progress)
 
 
 def _todo(study: Study, run: RunDirectory, choice: Choice) -> list[Unit]:
@@ -85,7 +127,7 @@ def _todo(study: Study, run: RunDirectory, choice: Choice) -> list[Unit]:
     return [unit for unit in study.units(choice.seeds) if (unit.seed, unit.control.name) not in finished]
 
 
-def _measure(study: Study, choice: Choice, plan: ReplicaPlan, run: RunDirectory) -> None:
+def _measure(study: Study, choice: Choice, key: str, shared: Any, workplace: Workplace, run: RunDirectory) -> None:
     todo, everything = _todo(study, run, choice), study.units(choice.seeds)
     controls = {unit.control.name: unit.control.label for unit in everything if unit.control is not MEASUREMENT}
     if controls:
@@ -95,27 +137,18 @@ def _measure(study: Study, choice: Choice, plan: ReplicaPlan, run: RunDirectory)
         say(f"measure: {done} of {len(everything)} are there already")
     if not todo:
         return
-    progress, gauges = StageProgress("measure", len(todo)), MeasureGauges()
-    for rows in measure(study, todo, choice.finetune, plan):
-        run.write_measurements(rows)
-        progress.advance(len(rows["seed"].unique()), gauges.update(rows))
+    progress = StageProgress("measure", len(todo), workplace.gauges)
+    news = MeasureNews(workplace.gauges, dict(Counter(unit.control.name for unit in todo)))
+    workplace.watch.progress = progress
+    groups = groups_of(everything, workplace.layout, run.finished())
+    measuring = Measuring(study, key, shared, choice.finetune, workplace.pool, workplace.watch)
+    with closing(measuring.batches(groups)) as batches:
+        for rows in batches:
+            run.write_measurements(rows)
+            progress.advance(len(rows["seed"].unique()), news.update(rows))
 
 
-@contextmanager
-def _unwrapped_user_errors() -> Iterator[None]:
-    """A `UserError` raised on a worker arrives wrapped in Ray's own errors; let it out."""
-    try:
-        yield
-    except Exception as error:
-        found: BaseException | None = error
-        while found is not None and not isinstance(found, UserError):
-            found = getattr(found, "cause", None) or found.__cause__
-        if found is None or found is error:
-            raise
-        raise UserError(str(found)) from error
-
-
-def _manifest(run: RunDirectory, choice: Choice, timings: Timings, hardware: dict[str, Any]) -> dict[str, Any]:
+def _manifest(run: RunDirectory, choice: Choice, timings: Timings, computed: Computed) -> dict[str, Any]:
     failures = [{"seed": seed, "control": control, "reason": reason} for seed, control, reason in run.failures()]
     finished = run.finished() - {(seed, control) for seed, control, _ in run.failures()}
     return {
@@ -131,7 +164,8 @@ def _manifest(run: RunDirectory, choice: Choice, timings: Timings, hardware: dic
         },
         "finetune": choice.finetune.model_dump(mode="json"),
         "seconds": timings.seconds,
-        "hardware": hardware | {"machine": platform.machine(), "system": platform.system()},
+        "losses": computed.losses,
+        "hardware": computed.hardware | {"machine": platform.machine(), "system": platform.system()},
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
     }
 

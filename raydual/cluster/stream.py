@@ -1,25 +1,32 @@
-"""Ray Data streams demonstration sets to a pool of replicas; finished batches come back one by one."""
+"""Ray Data streams demonstration sets, tokenized off the replicas' path, in the order of the groups."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from functools import cache
-from itertools import groupby, islice
 from typing import Any
 
-import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import DataContext, TaskPoolStrategy
+from ray.data.block import BlockAccessor
 
-from raydual.cluster.plan import ReplicaPlan
-from raydual.config import Finetune
-from raydual.controls import control_named
-from raydual.measure.study import Study, Unit
+from raydual.cluster.replica import Broken, in_one_line
+from raydual.controls import Control, control_named
+from raydual.errors import UserError
+from raydual.measure.study import Case, Study, Unit
 from raydual.model.source import ModelSource
-from raydual.results import measurement_table
 
-_STALLED_SECONDS = 600
-# Another amount than a replica's, or Ray Data would fuse tokenising into the replicas' own time.
-_TOKENIZE_CPUS = 0.5
+_TOKENIZERS = 2
+_AHEAD_BYTES = 128 * 2**20
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units of one control that are measured together: those that could be tokenized, and those that could not."""
+
+    control: Control
+    cases: tuple[Case, ...]
+    broken: tuple[Broken, ...]
 
 
 @cache
@@ -28,89 +35,71 @@ def _tokenizer(source: ModelSource) -> Any:
 
 
 class Tokenize:
-    """A batch of units becomes a batch of cases, tokenized off the replicas' path."""
+    """A row that names the units of a group becomes a row with their cases."""
 
     def __init__(self, study: Any) -> None:
         self.study = study
 
-    def __call__(self, batch: pa.Table) -> dict[str, list[Any]]:
-        """`seed`, `control` and `tuned_on` in; `control` and `case` (one object a unit) out."""
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """`control`, `seeds` and `tuned_on` in; `group` out."""
         study: Study = ray.get(self.study)
-        tokenizer = _tokenizer(study.source)
-        units = [Unit(row["seed"], control_named(row["control"]), row["tuned_on"]) for row in batch.to_pylist()]
-        return {"control": [u.control.name for u in units], "case": [study.case(tokenizer, unit) for unit in units]}
+        control = control_named(row["control"])
+        units = [Unit(seed, control, other) for seed, other in zip(row["seeds"], row["tuned_on"], strict=True)]
+        cases = [_case(study, unit) for unit in units]
+        return {
+            "group": Group(
+                control,
+                tuple(case for case in cases if isinstance(case, Case)),
+                tuple(case for case in cases if isinstance(case, Broken)),
+            )
+        }
 
 
-class MeasuringActor:
-    """A replica as Ray Data's pool holds it: loads once, then measures batch after batch."""
-
-    def __init__(self, study: Any, zero_shot: Any, settings: Finetune, threads: int) -> None:
-        self.bench = _bench(ray.get(study), threads, settings, ray.get(zero_shot))
-
-    def __call__(self, batch: dict[str, Any]) -> pa.Table:
-        """Cases of one control in, the rows of the measurements' schema out."""
-        return measurement_table(self.bench.measure(control_named(batch["control"][0]), list(batch["case"])))
+def _case(study: Study, unit: Unit) -> Case | Broken:
+    try:
+        return study.case(_tokenizer(study.source), unit)
+    except UserError as error:
+        return Broken(unit.seed, unit.control.name, str(error))
+    except Exception as error:
+        return Broken(unit.seed, unit.control.name, in_one_line(error))
 
 
-def _bench(study: Study, threads: int, settings: Finetune, zero_shot: Any = None) -> Any:
-    import torch
-
-    from raydual.measure.bench import Bench
-    from raydual.model.loading import load_model
-
-    torch.set_num_threads(threads)
-    config = study.config
-    return Bench(load_model(config.model, revision=config.revision, dtype=config.dtype), study, settings, zero_shot)
-
-
-def _zero_shot(study: Study, threads: int, settings: Finetune) -> Any:
-    return _bench(study, threads, settings).shares()
-
-
-def _batches(units: Sequence[Unit], plan: ReplicaPlan) -> Iterator[list[Unit]]:
-    """Units of one control, as many at a time as the plan says, or fewer if then every replica gets some."""
-    size = min(plan.batch, -(-len(units) // plan.replicas))
-    for _, of_control in groupby(units, key=lambda unit: unit.control.name):
-        while batch := list(islice(of_control, size)):
-            yield batch
-
-
-def measure(study: Study, units: Sequence[Unit], settings: Finetune, plan: ReplicaPlan) -> Iterator[pa.Table]:
-    """The measured rows of `units`, a table for each batch of them as soon as it is finished, in any order."""
+def tokenized(title: str, shared: Any, groups: Sequence[Sequence[Unit]]) -> Generator[Group]:
+    """The groups, one by one, as they are asked for; `shared` refers to the study."""
     _quieten()
-    resources: dict[str, Any] = {"num_cpus": plan.cpus, "num_gpus": plan.gpus}
-    shared = ray.put(study)
-    zero_shot = ray.remote(_zero_shot).options(**resources).remote(shared, plan.threads, settings)
-    ray.wait([zero_shot])
-    blocks = [
-        pa.table(
-            {
-                "seed": [unit.seed for unit in batch],
-                "control": [unit.control.name for unit in batch],
-                "tuned_on": [unit.tuned_on for unit in batch],
-            }
-        )
-        for batch in _batches(units, plan)
+    # Items, and tasks that ask for no CPU: the replicas may hold every CPU that there is.
+    rows = [
+        {
+            "control": group[0].control.name,
+            "seeds": [unit.seed for unit in group],
+            "tuned_on": [unit.tuned_on for unit in group],
+        }
+        for group in groups
     ]
-    results = (
-        ray.data.from_arrow(blocks)
-        .map_batches(Tokenize(shared), batch_size=None, batch_format="pyarrow", num_cpus=_TOKENIZE_CPUS)
-        .map_batches(
-            MeasuringActor,
-            fn_constructor_args=(shared, zero_shot, settings, plan.threads),
-            batch_size=None,
-            batch_format="numpy",
-            compute=ActorPoolStrategy(size=min(plan.replicas, len(blocks))),
-            **resources,
-        )
+    stream = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        Tokenize(shared), num_cpus=0, compute=TaskPoolStrategy(size=_TOKENIZERS)
     )
-    yield from results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    stream.set_name(title)
+    # Bundle by bundle, without the threads that prefetch batches: they would outlive a run that is stopped.
+    bundles = stream.iter_internal_ref_bundles()
+    try:
+        for bundle in bundles:
+            for block in bundle.block_refs:
+                row: dict[str, Any]
+                for row in BlockAccessor.for_block(ray.get(block)).iter_rows(public_row_format=True):
+                    yield row["group"]
+    finally:
+        # Its executor ends with the last reference to it.
+        del bundles
 
 
 def _quieten() -> None:
-    """The run tells its own progress; a stage that stands still becomes an error that names the operator."""
+    """The run tells its own progress; demonstrations are made little ahead of the replicas."""
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = _STALLED_SECONDS
+    context.execution_options.preserve_order = True
+    context.execution_options.resource_limits = context.execution_options.resource_limits.copy(
+        object_store_memory=_AHEAD_BYTES
+    )

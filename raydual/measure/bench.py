@@ -23,6 +23,7 @@ class Bench:
     study : the sweep and its data.
     settings : of fine-tuning; default: those of the sweep.
     zero_shot : what another bench `shares`, of the same model and study; measured when needed if None.
+    memory_share : the part of the device's free memory that it may count on.
     """
 
     def __init__(
@@ -31,11 +32,13 @@ class Bench:
         study: Study,
         settings: Finetune | None = None,
         zero_shot: Mapping[str, ZeroShot] | None = None,
+        memory_share: float = 1.0,
     ) -> None:
         self.loaded = loaded
         self.study = study
         self.settings = settings or study.config.finetune
         self.zero_shot = zero_shot or {}
+        self.memory_share = memory_share
         self.groups: Groups | None = None
         self._replicas: dict[str, Replica] = {}
 
@@ -66,7 +69,9 @@ class Bench:
             settings = settings.model_copy(update={"gradient": "layer_causal"})
         if self.groups is None:
             execution = self.study.config.execution
-            self.groups = Groups(group_size(self.loaded, replica.queries, cases[0].context, settings, execution))
+            self.groups = Groups(
+                group_size(self.loaded, replica.queries, cases[0].context, settings, execution, self.memory_share)
+            )
 
         def measured(group: Sequence[Case]) -> list[Row]:
             others = [case.tuned_on for case in group if case.tuned_on]

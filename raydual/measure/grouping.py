@@ -66,15 +66,20 @@ def _unless_out_of_memory(function: Callable[[Sequence[Item]], Result], group: S
 
 
 def group_size(
-    loaded: LoadedModel, queries: Queries, typical: DemonstrationSet, settings: Finetune, execution: Execution
+    loaded: LoadedModel,
+    queries: Queries,
+    typical: DemonstrationSet,
+    settings: Finetune,
+    execution: Execution,
+    memory_share: float = 1.0,
 ) -> int:
-    """How many seeds are measured at once: as the sweep says, or what free memory holds of seeds like `typical`."""
+    """How many seeds are measured at once: as the sweep says, or what a share of free memory holds of `typical`."""
     if execution.seeds_per_batch != "auto":
         return execution.seeds_per_batch
     formula = MemoryFormula(Shape.of(loaded.model.config.to_dict()), loaded.model.dtype.itemsize, execution.batch_size)
     a_seed = formula.seed(len(typical.prefix), queries.longest, settings)
     most = execution.most_seeds_per_batch(loaded.device.type == "cuda")
-    return max(1, min(most, int(_USED_SHARE * _free_bytes(loaded.device)) // a_seed))
+    return max(1, min(most, int(_USED_SHARE * memory_share * _free_bytes(loaded.device)) // a_seed))
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -22,6 +22,7 @@ from raydual.model.passes import Rows, encode_prefix
 from raydual.model.random_step import random_step
 from raydual.model.recording import Recorder
 from raydual.model.stacked import with_projections
+from raydual.pulse import PULSE
 from raydual.tasks.prompts import DemonstrationSet, Queries
 
 
@@ -108,6 +109,7 @@ class Replica:
         at_random: bool,
     ) -> list[Row]:
         tuned = finetune(self.model, sets, settings, self.fields["train"])
+        PULSE.done += len(sets) / (len(self.chunks) + 1)
         training = training_tokens(sets, tuned, self.config.measures.query_field)
         if others:
             tuned = finetune(self.model, others, settings)
@@ -143,6 +145,7 @@ class Replica:
             found["simdw", "icl-ft"] = simdw(self.model, chunk, tuned.stacks, contexts)
             for key, value in found.items():
                 values[key].append(value)
+            PULSE.done += len(sets) / (len(self.chunks) + 1)
             for name, outcome in passes.items():
                 outcomes[name].append((outcome.prediction.view(-1, len(chunk.index)), outcome.greedy))
         predictions = {name: self._predictions(found, len(sets)) for name, found in outcomes.items()}

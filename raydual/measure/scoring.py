@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from raydual.model.loading import LoadedModel
 from raydual.model.passes import encode_prefix
 from raydual.model.stacked import with_projections
 from raydual.tasks.prompts import DemonstrationSet, Queries
+
+_KEPT_PREFIXES = 4
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,10 @@ class FinetuneScore:
 class Scorer:
     """Scores seeds and fine-tuning settings on the selection set of a study, one model for all of them."""
 
-    def __init__(self, loaded: LoadedModel, study: Study) -> None:
+    def __init__(self, loaded: LoadedModel, study: Study, memory_share: float = 1.0) -> None:
         self.loaded = loaded
+        self.memory_share = memory_share
+        self.prefixes: dict[int, Prefix] = {}
         self.model = loaded.model
         self.groups: Groups | None = None
         self.study = study
@@ -57,6 +62,21 @@ class Scorer:
         """The shared prefix of a seed."""
         return encode_prefix(self.model, [np.concatenate([demonstrations.prefix, self.queries.separator])])
 
+    def score_slice(self, seed: int, start: int, end: int) -> dict[str, Any]:
+        """`right` examples of the selection set from `start` to `end`; or the `reason` why the seed does not fit.
+
+        The prefixes of the last seeds are kept, since a seed most often comes back for its next slice.
+        """
+        if seed not in self.prefixes:
+            demonstrations = self.demonstrations(seed)
+            reason = self.unfit(demonstrations)
+            if reason:
+                return {"right": 0, "reason": reason}
+            while len(self.prefixes) >= _KEPT_PREFIXES:
+                self.prefixes.pop(next(iter(self.prefixes)))
+            self.prefixes[seed] = self.encode(demonstrations)
+        return {"right": self.in_context_right(self.prefixes[seed], start, end)}
+
     @torch.inference_mode()
     def in_context_right(self, prefix: Prefix, start: int, end: int) -> int:
         """How many of the selection examples from `start` to `end` the seed's demonstrations get right."""
@@ -70,7 +90,8 @@ class Scorer:
         """Fine-tune on each of `sets` and score on the whole selection set."""
         if self.groups is None:
             execution = self.study.config.execution
-            self.groups = Groups(group_size(self.loaded, self.queries, sets[0], settings, execution))
+            size = group_size(self.loaded, self.queries, sets[0], settings, execution, self.memory_share)
+            self.groups = Groups(size)
         found = self.groups.each(sets, lambda group: self._finetuned(group, settings))
         tuned = [one for one, _, _ in found]
         right, greedy = (

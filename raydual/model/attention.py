@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
+from raydual.pulse import PULSE
+
 ATTENTION = "raydual"
 """The name under which the attention and its mask are registered with transformers."""
 
@@ -146,6 +148,7 @@ def dual_attention_forward(
         raise ValueError("no attention mask reached raydual's attention: causality and padding would be lost")
     if dropout:
         raise ValueError("raydual's attention has no dropout; call model.eval() or set attention_dropout to 0")
+    PULSE.beat()
     layer: int = module.layer_idx  # type: ignore[assignment]
     own = attend(query, key, value, attention_mask[..., : key.shape[2]], scaling)
     demonstrations = None if prefix is None else attend_prefix(query, prefix, layer, scaling)

@@ -12,6 +12,7 @@ from transformers import Qwen3ForCausalLM
 
 from raydual.model.attention import Prefix
 from raydual.model.recording import Recorder, recording
+from raydual.pulse import PULSE
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def hidden_states(
 
     With a prefix of G seeds, rows are grouped by seed; each continues its seed's demonstrations.
     """
+    PULSE.tokens += rows.ids.numel()
     offset = torch.zeros_like(rows.lengths)
     if prefix is not None:
         offset = prefix.lengths.repeat_interleave(len(rows.ids) // len(prefix.lengths))
@@ -78,6 +80,7 @@ def logits(model: Qwen3ForCausalLM, states: Float[Tensor, "*rows hidden"]) -> Fl
 def encode_prefix(model: Qwen3ForCausalLM, prompts: Sequence[np.ndarray], recorder: Recorder | None = None) -> Prefix:
     """One pass over the demonstrations of G seeds; what later queries need of it are its keys and values."""
     rows = Rows.pad(prompts, model.device)
+    PULSE.tokens += rows.ids.numel()
     watched = recording(model.model.layers, recorder) if recorder else nullcontext()
     with watched:
         cache = model.model(input_ids=rows.ids, attention_mask=rows.real.long(), use_cache=True).past_key_values

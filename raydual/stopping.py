@@ -1,0 +1,61 @@
+"""Ctrl-C and the signals that ask a program to end: both end a command in one line, with the signal's exit code."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class StoppedError(KeyboardInterrupt):
+    """The program was asked to end, by the signal `number`."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class _Received:
+    number: int | None = None
+
+
+def heed_signals() -> None:
+    """Let every signal that asks this program to end raise `StoppedError` in the main thread; a second one ends it."""
+    if threading.current_thread() is threading.main_thread():
+        for number in _SIGNALS:
+            # A program started by `nohup` is not to end with its terminal.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, _stop)
+
+
+def received() -> int:
+    """The signal that came; SIGINT where an interruption was raised without one."""
+    return _Received.number or signal.SIGINT
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    if _Received.number is not None:
+        print("stopped at once", file=sys.stderr, flush=True)
+        os._exit(128 + number)
+    _Received.number = number
+    raise StoppedError(number)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Heed signals inside the block; afterwards they do what they did before."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    _Received.number = None
+    heed_signals()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
