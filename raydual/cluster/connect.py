@@ -97,6 +97,7 @@ def _joined(address: str | None) -> Iterator[tuple[str, str | None]]:
     cluster = _cluster_to_join(address)
     if cluster is not None:
         _check_reachable(cluster)
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # a wrong token would be told twenty times
         try:
             context: Any = ray.init(address=cluster, **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -186,7 +187,8 @@ def _knock(address: str) -> str | None:
 def _no_cluster(address: str, reason: str) -> UserError:
     return UserError(
         f"--address {address}: cannot connect to a Ray cluster there ({reason}); "
-        "start one (`ray up cluster.yaml`), or leave the address out"
+        "start one (`ray up cluster.yaml`), give this machine the cluster's token (RAY_AUTH_TOKEN_PATH), or leave the "
+        "address out"
     )
 
 

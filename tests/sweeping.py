@@ -1,0 +1,166 @@
+"""A small sweep in processes of its own, as a user starts it: on this machine, on several nodes, with faults."""
+
+import contextlib
+import csv
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from raydual.results import RunDirectory
+
+from .tiny import LABELS, TEMPLATE, save_tiny, tiny_examples
+
+ROOT = Path(__file__).parent.parent
+FAULTS = Path(__file__).parent / "faults"
+SEEDS = [3, 1, 4, 5, 9, 2, 6, 8]
+
+
+def make_inputs(folder: Path) -> tuple[Path, Path]:
+    """A model directory and a review file."""
+    with (folder / "reviews.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        writer.writerows(tiny_examples(150))
+    return save_tiny(folder / "model"), folder / "reviews.csv"
+
+
+def tiny_settings(inputs: tuple[Path, Path], **changes: Any) -> dict[str, Any]:
+    """The settings of a sweep with a search, and controls of every kind of work."""
+    model, data = inputs
+    return {
+        "name": "tiny",
+        "model": str(model),
+        "task": {"name": "tiny", "template": TEMPLATE, "label_words": list(LABELS)},
+        "data": str(data),
+        "demonstrations": 5,
+        "seeds": SEEDS,
+        "split": {"selection": 12, "measured": 13},
+        "search": {
+            "seeds": {"keep": 6, "slices": [4, 8, 12]},
+            "finetune": {"learning_rate": [0.02, 0.2], "seeds": 3},
+        },
+        "measures": {"resamples": 200},
+        "controls": {"random_step": True, "other_seed": True, "untrained": True, "permutations": 1, "seeds": 4},
+        "execution": {"seeds_per_batch": 2, "batch_size": 64},
+        **changes,
+    }
+
+
+@dataclass
+class Sweeping:
+    """A sweep to be started in a folder of its own.
+
+    `faults` are those of `faults/sitecustomize.py`; `temporary` is where Ray keeps its sessions.
+    """
+
+    folder: Path
+    settings: Mapping[str, Any]
+    address: str | None = "local"
+    faults: Sequence[Mapping[str, Any]] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    arguments: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.file = self.folder / "sweep.yaml"
+        self.file.write_text(yaml.safe_dump(dict(self.settings)), encoding="utf-8")
+
+    @property
+    def run(self) -> RunDirectory:
+        """Its run directory."""
+        return RunDirectory(self.folder / "run")
+
+    def command(self, *more: str) -> list[str]:
+        """The command as a user types it."""
+        address = ["--address", self.address] if self.address is not None else []
+        own = [str(self.file), "--output", str(self.folder / "run"), *address, *self.arguments, *more]
+        return [sys.executable, "-m", "raydual.sweep", *own]
+
+    def variables(self) -> dict[str, str]:
+        """The environment of its processes."""
+        token = self.folder / "token"
+        if not token.exists():
+            token.write_text(secrets.token_hex(32))
+        path = [str(FAULTS)] * bool(self.faults) + [str(ROOT)]
+        return {
+            **os.environ,
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(path),
+            **({"RAYDUAL_TEST_FAULTS": json.dumps(list(self.faults))} if self.faults else {}),
+            **self.environment,
+        }
+
+    def finish(self, *more: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+        """Run it to its end."""
+        with self.started(*more) as process:
+            out, error = process.communicate(timeout=timeout)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, error)
+
+    @contextlib.contextmanager
+    def started(self, *more: str) -> Iterator[subprocess.Popen[str]]:
+        """Run it in the background; whatever is left of it is killed in the end."""
+        process = subprocess.Popen(
+            self.command(*more), cwd=self.folder, env=self.variables(), text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+                for member in family:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        member.kill()
+                process.wait()
+
+
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str] | None = None, seconds: float = 120) -> Any:
+    """The first true value of a condition; fails if the process ends before."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert process is None or process.poll() is None, f"the run ended early: {process.communicate()}"
+        assert time.monotonic() < deadline, "nothing came of it in time"
+        time.sleep(0.05)
+    return found
+
+
+def replica_processes(root: int | None = None) -> list[psutil.Process]:
+    """The processes of replicas, all or those below a process."""
+    found = []
+    everywhere = psutil.Process(root).children(recursive=True) if root else psutil.process_iter()
+    for process in everywhere:
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            if "ray::ReplicaActor" in process.name() or "ray::ReplicaActor" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+def measured_files(run: RunDirectory) -> list[Path]:
+    """The files of finished batches."""
+    return list(Path(run.path, "measurements").glob("[!.]*.parquet"))
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """A process and all that it started."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    return []
+
+
+def kill(process: psutil.Process) -> None:
+    """End a process as the system's out-of-memory killer does."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(signal.SIGKILL)
