@@ -28,16 +28,17 @@ class Order:
         """The order of `values` `[..., n]`, of which `moved` are the same computed with errors.
 
         A pair that never moves is exact: equal by construction, or noise. The order of another one is sure where the
-        difference is more than twice what it was seen to change, and more than the last bits of the values.
+        difference is more than twice what it was seen to change, and more than the last bits of its values.
         """
         difference = _differences(values)
         spread = np.max([np.abs(_differences(x) - difference) for x in moved], axis=0)
-        last_bits = 4 * np.finfo(values.dtype).eps * np.abs(values).max(axis=-1, initial=0)[..., None, None]
+        size = np.abs(values)
+        last_bits = 4 * np.finfo(values.dtype).eps * np.maximum(size[..., :, None], size[..., None, :])
         unsure = (spread > 0) & (np.abs(difference) <= TWICE * spread + last_bits)
         tied = (spread == 0) & (difference == 0)
         first = np.tri(values.shape[-1], k=-1, dtype=bool).T
         greater = (difference > 0) | ((difference == 0) & first)
-        return cls((greater & ~unsure), tied, unsure, greater.sum(axis=-2))
+        return cls(greater & ~unsure, tied, unsure, greater.sum(axis=-2))
 
     def pairs(self, which: np.ndarray) -> np.ndarray:
         """Number of marked pairs of different elements, `[...]`."""

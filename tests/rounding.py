@@ -34,6 +34,7 @@ from raydual.model.loading import LoadedModel
 from .rank_bounds import TWICE, Order, recall_bound, tau_bound, unsure_maximum
 
 DRAWS = 3
+_BELOW_ALL = 2 * math.log(math.ulp(0.0))
 Key = tuple[int, str, str, str, int]
 """Seed, control, metric, condition, layer."""
 Bounds = dict[Key, float]
@@ -146,7 +147,10 @@ class Watch:
         def watched(ranked: Sequence[torch.Tensor], seed: Any, by_example: Callable) -> Any:
             masses = [by_example(x, seed) for x in (ranked[0], ranked[1], ranked[3])]
             for name, x in zip(_RANKED, [*ranked, *masses], strict=True):
-                self.ranked[seed.seed, self.control, name].append(x.cpu().numpy())
+                array = x.cpu().numpy()
+                self.ranked[seed.seed, self.control, name].append(
+                    _logs(array) if by_example is rank_metrics._sums else array
+                )
             return function(ranked, seed, by_example)
 
         return watched
@@ -157,6 +161,12 @@ class Watch:
             return function(seed, metric, condition, values)
 
         return watched
+
+
+def _logs(weights: np.ndarray) -> np.ndarray:
+    """In the same order, but an error of the softmax's maximum, which moves all weights alike, moves no difference."""
+    with np.errstate(divide="ignore"):
+        return np.where(weights > 0, np.log(weights), _BELOW_ALL)
 
 
 def _array(x: torch.Tensor) -> np.ndarray:

@@ -20,7 +20,7 @@ from raydual.config import Finetune
 from raydual.measure.study import prepare_study
 from raydual.model.loading import load_model
 from raydual.reduce import reduce_run
-from raydual.results import FAILED, MEASUREMENTS, RunDirectory
+from raydual.results import FAILED, MEASUREMENTS, NO_CONTROL, RunDirectory
 
 from .rounding import Bounds, Key, SearchBounds, rounding_bounds, search_bounds
 
@@ -84,18 +84,43 @@ def assert_same_rows(found: Iterable[Row], expected: Iterable[Row], bounds: Boun
         assert loose(bounds) < _FEW, f"rounding decides {loose(bounds):.1%} of the numbers: nothing is compared"
     wrong = []
     for key, row in own.items():
-        bound = 0.0 if bounds is None or key[2] == FAILED else bounds[key]
-        kept = {} if math.isinf(bound) else {name: row[name] for name in row if name not in ("value", *KEY)}
+        bound = None if bounds is None or key[2] == FAILED else bounds[key]
+        kept = {} if bound == math.inf else {name: row[name] for name in row if name not in ("value", *KEY)}
         if not within(row["value"], other[key]["value"], bound) or any(kept[n] != other[key][n] for n in kept):
-            wrong.append(f"{key}: {dict(row)} is not {dict(other[key])} within {bound:.3g}")
+            wrong.append(f"{key}: {dict(row)} is not {dict(other[key])} within {bound}")
     assert not wrong, "\n".join([f"{len(wrong)} of {len(own)} rows differ", *wrong[:5]])
 
 
-def within(found: float, expected: float, bound: float) -> bool:
-    """Whether two values are at most `bound` apart, or both undefined; an infinite bound allows one to be."""
+def assert_same_values(
+    found: Mapping[tuple[str, str, int], float],
+    expected: Mapping[tuple[str, str, int], float],
+    bounds: Bounds,
+    seed: int,
+    control: str = NO_CONTROL,
+    drawn: Sequence[str] = (),
+) -> None:
+    """One seed's numbers by (metric, condition, layer) are alike within `bounds`, but for those of metrics `drawn`."""
+    rows = [
+        [
+            {"seed": seed, "control": control, "metric": metric, "condition": condition, "layer": layer, "value": value}
+            for (metric, condition, layer), value in values.items()
+            if metric not in drawn
+        ]
+        for values in (found, expected)
+    ]
+    assert_same_rows(*rows, bounds)
+
+
+def within(found: float, expected: float, bound: float | None) -> bool:
+    """Whether two values are at most `bound` apart, or both undefined; an infinite bound allows one to be.
+
+    To a bound comes the last bit of float32, in which shares of examples are taken. None: they must be the same.
+    """
     if math.isnan(found) or math.isnan(expected):
-        return math.isinf(bound) or (math.isnan(found) and math.isnan(expected))
-    return abs(found - expected) <= bound + 4 * np.finfo(float).eps * abs(expected) * (bound > 0)
+        return bound == math.inf or (math.isnan(found) and math.isnan(expected))
+    if bound is None:
+        return found == expected
+    return abs(found - expected) <= bound + np.finfo(np.float32).eps * max(1.0, abs(expected))
 
 
 def _by_key(rows: Iterable[Row]) -> dict[Key, Row]:
@@ -121,7 +146,7 @@ def _assert_same_search(found: RunDirectory, expected: RunDirectory, bounds: Sea
         assert len(own) == len(other)
         losses = [[row.pop("loss", 0.0) for row in rows] for rows in (own, other)]
         assert str(own) == str(other)
-        bound = 0.0 if bounds is None else bounds.loss
+        bound = None if bounds is None else bounds.loss
         assert all(within(a, b, bound) for a, b in zip(*losses, strict=True)), (losses, bound)
 
 
