@@ -116,8 +116,10 @@ def within(found: float, expected: float, bound: float | None) -> bool:
 
     To a bound comes the last bit of float32, in which shares of examples are taken. None: they must be the same.
     """
+    if bound == math.inf:
+        return True
     if math.isnan(found) or math.isnan(expected):
-        return bound == math.inf or (math.isnan(found) and math.isnan(expected))
+        return math.isnan(found) and math.isnan(expected)
     if bound is None:
         return found == expected
     return abs(found - expected) <= bound + np.finfo(np.float32).eps * max(1.0, abs(expected))
