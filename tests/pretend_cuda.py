@@ -8,14 +8,13 @@ It finds tensors on mixed devices, generators of the wrong one, `.numpy()` of a 
 of a GPU alone gets wrong. It says nothing of speed, of kernels, or of a GPU's own rounding.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NoReturn
 from unittest import mock
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 CUDA = torch.device("cuda:0")
 _MOVES = {"to", "cpu", "cuda"}
@@ -55,7 +54,7 @@ class _Device(TorchFunctionMode):
 def _called(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
     """The result of a call, on the device on which a GPU would have it, or the error that it would raise."""
     name = getattr(func, "__name__", "")
-    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    tensors = [*_tensors(args), *_tensors(kwargs.values())]
     if name in _MOVES and tensors:
         return _moved(name, *args, **kwargs)
     _check_devices(name, tensors)
@@ -69,7 +68,25 @@ def _called(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         found = func(*args, **kwargs)
     if not pretended or any(found is x for x in tensors):
         return found
-    return tree_map_only(torch.Tensor, lambda x: x.as_subclass(Pretended), found)
+    return _pretended(found)
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (tuple, list)):
+            yield from _tensors(value)
+
+
+def _pretended(found: Any) -> Any:
+    """A result with its tensors, alone or in a tuple or list, on the GPU."""
+    if isinstance(found, torch.Tensor):
+        return found.as_subclass(Pretended)
+    if isinstance(found, (tuple, list)):
+        # Named tuples of torch and shapes are made from one sequence, like a tuple.
+        return type(found)([_pretended(x) for x in found]) if any(True for _ in _tensors(found)) else found
+    return found
 
 
 def _moved(name: str, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

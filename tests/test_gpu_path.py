@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from raydual.config import Execution, Finetune
-from raydual.controls import controls_of
+from raydual.controls import MEASUREMENT, controls_of
 from raydual.loading import validate_config
 from raydual.measure.bench import Bench
 from raydual.measure.dual import verify_dual
@@ -57,13 +57,13 @@ def loaded(study):
     return load_model(study.config.model, device="cpu")
 
 
-def measured(loaded, study, zero_shot=None):
-    """The rows of the measurement and all controls, and the bench that measured them."""
-    bench, rows = Bench(loaded, study, zero_shot=zero_shot), []
-    for control in controls_of(study.config.controls):
-        units = [unit for unit in study.units(SEEDS) if unit.control == control]
-        rows += bench.measure(control, [study.case(loaded.tokenizer, unit) for unit in units])
-    return rows, bench
+def measured(bench, *controls):
+    """The rows of all seeds under the controls."""
+    study, tokenizer, rows = bench.study, bench.loaded.tokenizer, []
+    for control in controls:
+        units = [study.unit(seed, control, SEEDS) for seed in SEEDS]
+        rows += bench.measure(control, [study.case(tokenizer, unit) for unit in units])
+    return rows
 
 
 def test_the_measurement_and_every_control_give_the_cpus_numbers(loaded, study):
@@ -71,13 +71,14 @@ def test_the_measurement_and_every_control_give_the_cpus_numbers(loaded, study):
         on_cuda = load_model(study.config.model)
         assert on_cuda.device == CUDA
         assert all(isinstance(x, Pretended) for x in on_cuda.model.state_dict().values())
-        found, bench = measured(on_cuda, study)
+        bench = Bench(on_cuda, study)
+        found = measured(bench, *controls_of(EVERY))
         shared = bench.shares()
-        again, _ = measured(on_cuda, study, shared)
+        again = measured(Bench(on_cuda, study, zero_shot=shared), MEASUREMENT)
     assert not any(isinstance(x, Pretended) for one in shared.values() for x in one.chunks[0].fields.values())
-    expected, _ = measured(loaded, study)
+    expected = measured(Bench(loaded, study), *controls_of(EVERY))
     assert_same_rows(found, expected, rounding_bounds(loaded, study, study.units(SEEDS)))
-    assert_same_rows(again, found)
+    assert_same_rows(again, [row for row in found if row["control"] == MEASUREMENT.name])
 
 
 def test_the_device_may_be_named(study):
