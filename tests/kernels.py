@@ -1,4 +1,7 @@
-"""`python -m tests.kernels SWEEP OUT`: a study measured by whatever kernels this process uses."""
+"""`python -m tests.kernels SWEEP OUT`: a study measured by the kernels that the environment chooses.
+
+Beside the variables of torch, MKL and oneDNN, `WITHOUT_ONEDNN` leaves the last of them out.
+"""
 
 import argparse
 import json
@@ -29,10 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("sweep", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--without-onednn", action="store_true")
     args = parser.parse_args(arguments)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    if args.without_onednn:
+    if "WITHOUT_ONEDNN" in os.environ:
         torch.backends.mkldnn.set_flags(False)
     args.out.write_text(json.dumps(measured(Laboratory(raydual.load_config(args.sweep)))), encoding="utf-8")
 

@@ -293,5 +293,5 @@ def search_bounds(
     return SearchBounds(
         unsure={seed: int(unsure_maximum(x, o).sum()) for seed, x, *o in zip(fitting, *contexts, strict=True)},
         unsure_tuned=sum(int(unsure_maximum(x, o).sum()) for x, *o in zip(*tuned, strict=True)),
-        loss=max((float(_change_bounds(np.array(losses[0]), np.array(losses[1:])).max())), 0.0) if losses[0] else 0.0,
+        loss=float(_change_bounds(np.array(losses[0]), np.array(losses[1:])).max(initial=0.0)),
     )
