@@ -1,4 +1,4 @@
-"""Shapes in signatures are checked while testing; every test uses one thread, as two cores are shared."""
+"""Shapes in signatures are checked while testing; tests use `OMP_NUM_THREADS` threads, one by default."""
 
 import os
 
@@ -30,5 +30,5 @@ def tiny_directory(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
+def _threads():
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

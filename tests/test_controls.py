@@ -26,8 +26,10 @@ from raydual.tasks.examples import Dataset, Examples, demonstration_indices
 from .reference import seed as plain
 from .reference.finetune import FinetuneSettings
 from .reference.prompts import TaskSettings
+from .rounding import rounding_bounds
 from .test_equals_plain import RANDOM
 from .tiny import LABELS, TEMPLATE, label_ids, save_tiny, tiny_examples, tiny_tokenizer
+from .tolerance import assert_same_values
 
 K, RATE = 5, 0.05
 PAIRS = tiny_examples()
@@ -67,6 +69,12 @@ def bench(study):
     return Bench(load_model(study.config.model), study)
 
 
+@pytest.fixture(scope="module")
+def bounds(bench):
+    """What rounding may do to the numbers of all seeds under every control."""
+    return rounding_bounds(bench.loaded, bench.study, bench.study.units(bench.study.config.seeds))
+
+
 def measured(bench, name, seeds=(4,)):
     """{(metric, condition, layer): value} of the last of `seeds` under a control, all measured together."""
     control = control_named(name)
@@ -88,38 +96,37 @@ def plain_numbers(bench, model, demonstrations, ft_model=None, words=LABELS, gra
     )  # fmt: skip
 
 
-def assert_equal(found, expected):
-    assert found.keys() == expected.keys()
-    for key in (key for key in found if key[0] not in RANDOM):
-        assert found[key] == pytest.approx(expected[key], rel=1e-3, abs=1e-3, nan_ok=True), key
-
-
 def eager(model):
     twin = copy.deepcopy(model)
     twin.set_attn_implementation("eager")
     return twin
 
 
-def test_the_measurement_equals_the_plain_one(bench):
-    assert_equal(measured(bench, "none"), plain_numbers(bench, bench.loaded.model, chosen(4)))
+def assert_plain(bench, bounds, control, expected, seeds=(4,)):
+    """The last of `seeds`, all measured together under a control, has the plain measurement's numbers."""
+    assert_same_values(measured(bench, control, seeds), expected, bounds, seeds[-1], control, drawn=RANDOM)
 
 
-def test_layer_causal_equals_the_plain_one(bench):
+def test_the_measurement_equals_the_plain_one(bench, bounds):
+    assert_plain(bench, bounds, "none", plain_numbers(bench, bench.loaded.model, chosen(4)))
+
+
+def test_layer_causal_equals_the_plain_one(bench, bounds):
     expected = plain_numbers(bench, bench.loaded.model, chosen(4), gradient="layer_causal")
-    assert_equal(measured(bench, "layer_causal"), expected)
+    assert_plain(bench, bounds, "layer_causal", expected)
 
 
-def test_flipped_labels_equal_the_plain_ones(bench):
+def test_flipped_labels_equal_the_plain_ones(bench, bounds):
     flipped = [(text, 1 - label) for text, label in chosen(4)]
-    assert_equal(measured(bench, "labels_flipped"), plain_numbers(bench, bench.loaded.model, flipped))
+    assert_plain(bench, bounds, "labels_flipped", plain_numbers(bench, bench.loaded.model, flipped))
 
 
-def test_abstract_words_equal_the_plain_ones(bench):
+def test_abstract_words_equal_the_plain_ones(bench, bounds):
     expected = plain_numbers(bench, bench.loaded.model, chosen(4), words=("foo", "bar"))
-    assert_equal(measured(bench, "labels_abstract"), expected)
+    assert_plain(bench, bounds, "labels_abstract", expected)
 
 
-def test_another_seed_is_the_next_one_fine_tuned_on(bench):
+def test_another_seed_is_the_next_one_fine_tuned_on(bench, bounds):
     task = TaskSettings(template=TEMPLATE, label_words=LABELS)
     base = eager(bench.loaded.model)
     for seed, following in ((4, 7), (7, 2)):
@@ -128,7 +135,7 @@ def test_another_seed_is_the_next_one_fine_tuned_on(bench):
             base, bench.loaded.tokenizer, chosen(following), task, FinetuneSettings(learning_rate=RATE)
         )
         expected = plain_numbers(bench, bench.loaded.model, chosen(seed), ft_model=tuned.model)
-        assert_equal(measured(bench, "other_seed", seeds=(2, seed)), expected)
+        assert_plain(bench, bounds, "other_seed", expected, seeds=(2, seed))
 
 
 def test_a_random_step_is_as_long_as_fine_tunings_in_every_projection_and_points_elsewhere(bench):
@@ -150,7 +157,7 @@ def test_a_random_step_is_as_long_as_fine_tunings_in_every_projection_and_points
     assert not torch.equal(other_noise.stacks[0, "k_proj"].weight, moved.stacks[0, "k_proj"].weight)
 
 
-def test_a_random_step_equals_the_plain_measurement_of_the_moved_model(bench):
+def test_a_random_step_equals_the_plain_measurement_of_the_moved_model(bench, bounds):
     model = bench.loaded.model
     tuned = finetune(model, [bench.study.demonstrations(bench.loaded.tokenizer, 4)], Finetune(learning_rate=RATE))
     twin = eager(model)
@@ -158,7 +165,7 @@ def test_a_random_step_equals_the_plain_measurement_of_the_moved_model(bench):
         for (index, name), stack in random_step(model, tuned, [4], 0).stacks.items():
             getattr(twin.model.layers[index].self_attn, name).weight.copy_(stack.weight[0])
     expected = plain_numbers(bench, model, chosen(4), ft_model=twin)
-    assert_equal(measured(bench, "random_step"), expected)
+    assert_plain(bench, bounds, "random_step", expected)
     assert expected["simaou", "icl-ft", -1] != pytest.approx(measured(bench, "none")["simaou", "icl-ft", -1], abs=0.01)
 
 
@@ -184,7 +191,7 @@ def test_an_untrained_model_is_drawn_for_each_seed_and_keeps_what_it_should(benc
     assert seen[0]["simaou", "icl-ft", -1] != pytest.approx(seen[2]["simaou", "icl-ft", -1], abs=1e-4)
 
 
-def test_an_untrained_models_numbers_are_those_of_the_plain_measurement(bench, monkeypatch):
+def test_an_untrained_models_numbers_are_those_of_the_plain_measurement(bench, bounds, monkeypatch):
     made = []
 
     def keep(*arguments):
@@ -193,7 +200,8 @@ def test_an_untrained_models_numbers_are_those_of_the_plain_measurement(bench, m
 
     monkeypatch.setattr("raydual.measure.bench.fresh_model", keep)
     found = measured(bench, "untrained")
-    assert_equal(found, plain_numbers(bench, made[0].model, chosen(4)))
+    expected = plain_numbers(bench, made[0].model, chosen(4))
+    assert_same_values(found, expected, bounds, 4, "untrained", drawn=RANDOM)
 
 
 def test_the_trained_model_is_as_it_was_after_every_control(bench):

@@ -11,20 +11,22 @@ from raydual.config import Finetune
 from raydual.loading import validate_config
 from raydual.measure.conditions import make_chunks, run_condition
 from raydual.measure.replica import Replica
+from raydual.measure.study import Study
 from raydual.model.attention import attend, dual_attention
 from raydual.model.finetune import finetune
 from raydual.model.loading import load_model
 from raydual.model.passes import Rows, encode_prefix, hidden_states
 from raydual.model.recording import FIELDS, MODULE_FIELDS
 from raydual.model.stacked import stack_projections, with_projections
-from raydual.tasks.examples import Examples, demonstration_indices
-from raydual.tasks.prompts import encode_demonstrations, encode_queries
+from raydual.tasks.examples import Dataset, Examples
 
 from .reference import seed as plain
 from .reference.finetune import FinetuneSettings
 from .reference.forward import record
 from .reference.prompts import TaskSettings
+from .rounding import rounding_bounds
 from .tiny import LABELS, TEMPLATE, label_ids, save_tiny, tiny_examples, tiny_tokenizer
+from .tolerance import assert_same_rows, assert_same_values
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 K = 5
@@ -47,23 +49,23 @@ def sweep(directory, **changes):
     return validate_config({**settings, **changes}, "test")
 
 
-def prompts(loaded, config, pairs, keep_first=False):
-    """(queries, demonstration sets) of raydual for (sentence, label) pairs; training and validation alike."""
+def study_of(config, pairs):
+    """A study of (sentence, label) pairs; the first sixty are demonstrations."""
     task = config.task
     examples = Examples(tuple(task.query({"text": t}) for t, _ in pairs), tuple(label for _, label in pairs))
-    train, validation = examples.take(range(60)), examples.take(range(60, 77))
-    queries = encode_queries(loaded.tokenizer, task, validation, keep_first)
-    sets = [
-        encode_demonstrations(
-            loaded.tokenizer,
-            task,
-            train.take(demonstration_indices(s, 60, config.demonstrations)),
-            s,
-            keep_first,
-        )
-        for s in config.seeds
-    ]
-    return queries, sets
+    train, measured = examples.take(range(60)), examples.take(range(60, 77))
+    return Study(config, Dataset(train, examples.take(range(0)), measured, "test"))
+
+
+def prompts(loaded, study):
+    """The queries and the demonstration sets of a study."""
+    sets = [study.demonstrations(loaded.tokenizer, seed) for seed in study.config.seeds]
+    return study.queries(loaded.tokenizer, "measured"), sets
+
+
+def bounds_of(loaded, study):
+    """What rounding may do to the measurement of all seeds."""
+    return rounding_bounds(loaded, study, study.units(study.config.seeds))
 
 
 def plain_task(config):
@@ -99,8 +101,10 @@ def test_every_metric_equals_the_plain_one(tmp_path, case, bias):
     directory = save_tiny(tmp_path, attention_bias=bias, loud=label_ids(tiny_tokenizer()))
     config = sweep(directory, **CASES[case], execution={"batch_size": 5})
     loaded, pairs = load_model(str(directory)), tiny_examples()
-    queries, sets = prompts(loaded, config, pairs, config.measures.keep_first_token)
+    study = study_of(config, pairs)
+    queries, sets = prompts(loaded, study)
     rows = Replica(loaded, queries, config).measure(sets)
+    bounds = bounds_of(loaded, study)
     for seed in config.seeds:
         expected = plain.measure_seed(
             loaded.model, loaded.tokenizer, pairs[:60], pairs[60:77], plain_task(config), seed, config.demonstrations,
@@ -114,16 +118,14 @@ def test_every_metric_equals_the_plain_one(tmp_path, case, bias):
             ),
         )  # fmt: skip
         found = {(r["metric"], r["condition"], r["layer"]): r["value"] for r in rows if r["seed"] == seed}
-        assert found.keys() == expected.keys()
-        for key in found.keys() - {k for k in found if k[0] in RANDOM}:
-            assert found[key] == pytest.approx(expected[key], rel=1e-4, abs=1e-4, nan_ok=True), key
+        assert_same_values(found, expected, bounds, seed, drawn=RANDOM)
     assert len({r["value"] for r in rows if r["metric"] in ("accuracy", "greedy_accuracy")}) > 2
 
 
 def test_random_baselines_agree_with_simulation_within_their_spread(tiny_directory):
     config = sweep(tiny_directory)
     loaded, pairs = load_model(str(tiny_directory)), tiny_examples()
-    queries, sets = prompts(loaded, config, pairs)
+    queries, sets = prompts(loaded, study_of(config, pairs))
     rows = Replica(loaded, queries, config).measure(sets[:1])
     expected = plain.measure_seed(
         loaded.model, loaded.tokenizer, pairs[:60], pairs[60:77], plain_task(config), 0, K,
@@ -137,13 +139,18 @@ def test_random_baselines_agree_with_simulation_within_their_spread(tiny_directo
 
 @pytest.fixture(scope="module")
 def setting(tiny_directory):
-    config = sweep(tiny_directory)
-    loaded = load_model(str(tiny_directory))
-    return config, loaded, *prompts(loaded, config, tiny_examples())
+    study, loaded = study_of(sweep(tiny_directory), tiny_examples()), load_model(str(tiny_directory))
+    return study, loaded, *prompts(loaded, study)
+
+
+@pytest.fixture(scope="module")
+def bounds(setting):
+    study, loaded, *_ = setting
+    return bounds_of(loaded, study)
 
 
 def test_every_recorded_tensor_equals_the_plain_one(setting):
-    config, loaded, queries, sets = setting
+    _, loaded, queries, sets = setting
     eager = copy.deepcopy(loaded.model)
     eager.set_attn_implementation("eager")
     with torch.no_grad():
@@ -271,22 +278,20 @@ def test_the_model_is_given_back_when_a_block_fails(setting):
     assert loaded.model.model.layers[0].self_attn.k_proj is projection
 
 
-def test_numbers_depend_on_neither_batch_sizes_nor_order(setting, tiny_directory):
+def test_numbers_depend_on_neither_batch_sizes_nor_order(setting, bounds, tiny_directory):
     _, loaded, queries, sets = setting
 
     def measured(batch_size, groups):
         replica = Replica(loaded, queries, sweep(tiny_directory, execution={"batch_size": batch_size}))
-        rows = [row for group in groups for row in replica.measure(group)]
-        return {(r["seed"], r["metric"], r["condition"], r["layer"]): r["value"] for r in rows}
+        return [row for group in groups for row in replica.measure(group)]
 
     first = measured(17, [sets])
-    for other in (measured(4, [[sets[2]], [sets[0]], [sets[1]]]), measured(1, [sets[::-1]])):
-        assert other.keys() == first.keys()
-        for key, value in first.items():
-            assert other[key] == pytest.approx(value, abs=1e-4, nan_ok=True), key
+    assert_same_rows(measured(17, [sets]), first)
+    assert_same_rows(measured(4, [[sets[2]], [sets[0]], [sets[1]]]), first, bounds)
+    assert_same_rows(measured(1, [sets[::-1]]), first, bounds)
 
 
-def test_seeds_that_fail_say_why_and_leave_the_others_alone(setting, tiny_directory):
+def test_seeds_that_fail_say_why_and_leave_the_others_alone(setting, bounds, tiny_directory):
     _, loaded, queries, sets = setting
     good = Replica(loaded, queries, sweep(tiny_directory)).measure(sets[:1])
     diverging = Replica(loaded, queries, sweep(tiny_directory, finetune={"learning_rate": 1e38}))
@@ -305,7 +310,7 @@ def test_seeds_that_fail_say_why_and_leave_the_others_alone(setting, tiny_direct
     assert str(max(needed)) in next(iter(failed.values()))
     if 0 not in failed:
         kept = [r for r in rows if r["seed"] == 0]
-        assert [r["value"] for r in kept] == pytest.approx([r["value"] for r in good], abs=1e-5, nan_ok=True)
+        assert_same_rows(kept, good, bounds)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 7, 5), (3, 2, 11, 13), (2, 3, 1, 701)], ids=str)

@@ -18,6 +18,7 @@ from raydual.results import RunDirectory
 from raydual.sweep import execute, main
 
 from .tiny import LABELS, TEMPLATE, save_tiny, tiny_examples
+from .tolerance import Rounding, assert_same_run
 
 SEEDS = [3, 1, 4, 5, 9, 2, 6, 8]
 
@@ -143,7 +144,7 @@ def test_the_numbers_depend_on_neither_layout_nor_order(uninterrupted, inputs, t
     assert [r["kept"] for r in other.seed_search().to_pylist()] == [
         r["kept"] for r in uninterrupted.seed_search().to_pylist()
     ]
-    assert_same_summary(other, uninterrupted, 1e-4)
+    assert_same_run(other, uninterrupted, Rounding.of_run(uninterrupted))
 
 
 def test_resuming_computes_only_what_is_missing(uninterrupted, inputs, tmp_path, capsys):
