@@ -148,6 +148,15 @@ class Execution(Settings):
     gpus_per_replica: Annotated[float, Field(strict=True, ge=0)] | Literal["auto"] = "auto"
     seeds_per_batch: Count | Literal["auto"] = Field(default="auto", description="auto: what memory holds")
     batch_size: Count = Field(default=64, description="validation examples of one seed in a forward pass")
+    retries: Index = Field(
+        default=3,
+        description="how often a batch is tried again after its worker died; then it is split until the seed is found",
+    )
+    stall_minutes: Annotated[float, Field(strict=True, gt=0)] = Field(
+        default=10,
+        description="a replica that gives no sign of life for so long is ended, and its batch tried elsewhere",
+    )
+    failures_in_a_row: Count = Field(default=20, description="so many failed seeds one after another stop the run")
 
     def most_seeds_per_batch(self, on_gpu: bool) -> int:
         """How many seeds go to a replica together; it may measure fewer at once. Beyond these more hardly pay."""
