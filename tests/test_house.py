@@ -12,6 +12,7 @@ import raydual
 ROOT = Path(raydual.__file__).parent
 FLOORS = (
     {"errors", "embedded"},
+    {"files", "yaml_text"},
     {"tasks.task"},
     {"config"},
     {"axes"},
