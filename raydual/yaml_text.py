@@ -10,7 +10,7 @@ from raydual.errors import UserError, shown
 
 _DEEPEST = 50
 _MOST_REPEATED = 10_000
-_CORE = ("null", "bool", "int", "float", "str", "seq", "map", "merge")
+_CORE = ("null", "bool", "int", "float", "str", "seq", "map")
 _NUMBERS = (
     ("int", r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)", "-+0123456789"),
     ("float", r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?", "-+.0123456789"),
@@ -33,6 +33,10 @@ def _with_our_numbers(resolver: type) -> None:
         resolver.add_implicit_resolver(_tag(name), re.compile(f"^(?:{pattern})$"), list(first))  # type: ignore[attr-defined]
 
 
+def _refused(problem: str, mark: Any) -> ConstructorError:
+    return ConstructorError(None, None, problem, mark)
+
+
 class _Loader(yaml.SafeLoader):
     """Refuses what `yaml.SafeLoader` reads without a word, or reads without end."""
 
@@ -42,19 +46,20 @@ class _Loader(yaml.SafeLoader):
         self._sizes: dict[int, int] = {}
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event, before = self.peek_event(), self._nodes
+        event: Any = self.peek_event()
+        before = self._nodes
         if self._depth == _DEEPEST:
-            raise ConstructorError(None, None, f"nested more than {_DEEPEST} deep", event.start_mark)
+            raise _refused(f"nested more than {_DEEPEST} deep", event.start_mark)
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1
         if isinstance(event, yaml.AliasEvent):
             if id(node) not in self._sizes:
-                raise ConstructorError(None, None, f"*{event.anchor} is a part of itself", event.start_mark)
+                raise _refused(f"*{event.anchor} is a part of itself", event.start_mark)
             self._nodes += self._sizes[id(node)]
             self._repeated += self._sizes[id(node)]
             if self._repeated > _MOST_REPEATED:
-                raise ConstructorError(None, None, "aliases repeat too much", event.start_mark)
+                raise _refused("aliases repeat too much", event.start_mark)
         else:
             self._nodes += 1
             self._sizes[id(node)] = self._nodes - before
@@ -66,7 +71,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if (key.tag, key.value) in seen:
-                    raise ConstructorError(None, None, f"the key {shown(key.value)} is given twice", key.start_mark)
+                    raise _refused(f"the key {shown(key.value)} is given twice", key.start_mark)
                 seen.add((key.tag, key.value))
         return node
 
@@ -76,14 +81,12 @@ class _Loader(yaml.SafeLoader):
         except (ValueError, KeyError, TypeError) as error:
             kind = node.tag.rpartition(":")[2]
             reason = f"{shown(node.value)} cannot be read as {kind}"
-            raise ConstructorError(None, None, reason, node.start_mark) from error
+            raise _refused(reason, node.start_mark) from error
 
     def refuse(self, node: Any) -> Any:
         """A value with a tag that isn't of the core."""
         tag = node.tag.replace(_tag(""), "!!")
-        raise ConstructorError(
-            None, None, f"the tag {shown(tag)} is not read; write the value plainly", node.start_mark
-        )
+        raise _refused(f"the tag {shown(tag)} is not read; write the value plainly", node.start_mark)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -97,7 +100,7 @@ for _resolver in (_Loader, _Dumper):
     _with_our_numbers(_resolver)
 _Loader.yaml_constructors = {
     None: _Loader.refuse,
-    **{tag: construct for tag, construct in _Loader.yaml_constructors.items() if tag in map(_tag, _CORE)},
+    **{_tag(name): _Loader.yaml_constructors[_tag(name)] for name in _CORE},
 }
 
 
