@@ -9,11 +9,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from raydual.errors import shown
 from raydual.tasks.task import Name, Task, builtin_tasks
 
+LARGEST = 2**63
+"""What whole numbers stay below: Parquet's columns hold no larger ones."""
 _MOST_SEEDS = 1_000_000
 _MOST_UNITS = 20_000_000
 
 Count = Annotated[int, Field(strict=True, gt=0, lt=2**31)]
-Index = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+Index = Annotated[int, Field(strict=True, ge=0, lt=LARGEST)]
 Rate = Annotated[float, Field(strict=True, gt=0, le=1e38, allow_inf_nan=False)]
 Weight = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]

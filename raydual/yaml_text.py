@@ -78,10 +78,15 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError) as error:
             kind = node.tag.rpartition(":")[2]
             reason = f"{shown(node.value)} cannot be read as {kind}"
             raise _refused(reason, node.start_mark) from error
+
+    def construct_scalar(self, node: Any) -> Any:
+        value = super().construct_scalar(node)
+        value.encode()  # half a surrogate pair, which an escape may write, fits into no file
+        return value
 
     def refuse(self, node: Any) -> Any:
         """A value with a tag that isn't of the core."""

@@ -124,7 +124,7 @@ def check_weights(directory: Path, config: Mapping[str, Any]) -> None:
             del expected[_EMBEDDING]
     problems = list(_differences(found, expected))
     if problems:
-        more = f" (and {len(problems) - 1} more such weights)" if len(problems) > 1 else ""
+        more = f" (likewise or otherwise wrong: {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(f"model: {directory}: {problems[0]}{more}")
 
 

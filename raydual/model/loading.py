@@ -63,7 +63,10 @@ def load_model(
                 output_loading_info=True,
             )
     except Exception as error:  # what a damaged file raises depends on where it is damaged
-        raise UserError(f"model: {directory} cannot be loaded ({type(error).__name__}: {one_line(error)})") from error
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise UserError(
+            f"model: {directory} cannot be loaded ({reason}); its config.json or weights are damaged"
+        ) from error
     model: Qwen3ForCausalLM = loaded[0]
     _check_loaded(loaded[1], directory)
     model.to(chosen)  # type: ignore[arg-type]  # its decorator hides the signature
