@@ -27,6 +27,7 @@ FLOORS = (
 RAY = {"cluster"}
 NO_TORCH = [
     *("config", "loading", "results", "reduce", "report", "sweep", "cli", "tasks.prompts", "model.source"),
+    *("files", "yaml_text", "tasks.files", "model.checkpoint"),
     *(
         "estimate",
         "model.cost",
