@@ -184,7 +184,7 @@ def _plan(args: argparse.Namespace) -> None:
     for cell in sweep.cells:
         if sweep.axes:
             print(", ".join(f"{axis} {value}" for axis, value in cell.values.items()))
-        found = estimate(prepare_study(cell.config), on_gpu=args.memory is not None)
+        found = estimate(prepare_study(cell.config, weights=False), on_gpu=args.memory is not None)
         for line in plan_lines(found, cell.config, hardware, args.replicas, round(memory, 1)):
             print(line)
         total += found.seconds(hardware, args.replicas)

@@ -115,8 +115,10 @@ class Study:
         return Case(context, self.demonstrations(tokenizer, unit.tuned_on, unit.control))
 
 
-def prepare_study(config: SweepConfig) -> Study:
+def prepare_study(config: SweepConfig, weights: bool = True) -> Study:
     """Load a sweep's data and check it against the model's tokenizer and context, before anything heavy starts.
+
+    A local model's `weights` are checked by their headers; what is only to be planned needs none.
 
     Raises
     ------
@@ -129,7 +131,7 @@ def prepare_study(config: SweepConfig) -> Study:
             f"search.seeds.slices: ends at {study.slices[-1]}, but only {len(study.dataset.selection)} examples are "
             "there to select on; take fewer, or none (`null`: all at once)"
         )
-    study.source.check()
+    study.source.check(weights)
     model, tokenizer = study.source.config(), study.source.tokenizer()
     tasks = {task.label_words: task for task in map(study.task, controls_of(config.controls))}
     for task in tasks.values():

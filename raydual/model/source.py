@@ -55,8 +55,8 @@ class ModelSource:
         """
         return read_config(self.file("config.json"))
 
-    def check(self) -> None:
-        """Check all that config, tokenizer and the headers of local weights tell, in well under a second.
+    def check(self, weights: bool = True) -> None:
+        """Check what config and tokenizer tell, and the headers of local `weights`, in well under a second.
 
         Raises
         ------
@@ -64,7 +64,7 @@ class ModelSource:
             The files are damaged or don't belong together.
         """
         vocabulary = self.config()["vocab_size"]
-        if self.directory is not None:
+        if weights and self.directory is not None:
             self.weights_directory()
         largest = max(self.tokenizer().get_vocab().values(), default=-1)
         if largest < 0 or largest >= vocabulary:
