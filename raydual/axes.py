@@ -10,6 +10,7 @@ from raydual.config import Finetune
 
 AXES = ("model", "task", "demonstrations", "protocol", *(f"finetune.{name}" for name in Finetune.model_fields))
 """Every setting that may be a list."""
+_LONGEST_WORD = 60
 
 
 @dataclass(frozen=True)
@@ -71,4 +72,4 @@ def _directory_words(values: list[str]) -> list[str]:
 
 
 def _directory_word(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", text).strip("-.") or "x"
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", text)[:_LONGEST_WORD].strip("-.") or "x"

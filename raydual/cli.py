@@ -1,12 +1,14 @@
 """`raydual …`: one thing at a time, on one seed, without Ray."""
 
 import argparse
+import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from raydual.config import Finetune, SweepConfig
+from raydual.config import LARGEST, Finetune, SweepConfig
 from raydual.controls import MEASUREMENT, control_named
 from raydual.errors import UserError, exit_on_user_error
 from raydual.loading import load_config, load_sweep
@@ -96,8 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _laboratory(args: argparse.Namespace) -> Any:
     """The study at CONFIG, with its fine-tuning settings."""
     config, settings, seeds = read_study(args.config, args.overrides)
-    if getattr(args, "seed", 0) < 0:
-        raise UserError(f"--seed {args.seed}: a seed is 0 or greater")
+    if not 0 <= getattr(args, "seed", 0) < LARGEST:
+        raise UserError(f"--seed {args.seed}: a seed is 0 or greater, and less than {LARGEST}")
     control_named(getattr(args, "control", MEASUREMENT.name))
     from raydual.measure.single import Laboratory
 
@@ -124,7 +126,9 @@ def read_study(path: Path, overrides: Sequence[str]) -> tuple[SweepConfig, Finet
     seeds = [row["seed"] for row in candidates.to_pylist() if row["kept"]] if candidates else config.seeds
     if tried is None or any(override.startswith("finetune") for override in overrides):
         return config, config.finetune, seeds
-    best = next(row for row in tried.to_pylist() if row["chosen"])
+    best = next((row for row in tried.to_pylist() if row["chosen"]), None)
+    if best is None:
+        raise UserError(f"{path}: its search has chosen no fine-tuning settings; go on with it: --resume")
     chosen = {name: best[name] for name in ("optimizer", "learning_rate", "epochs")}
     return config, config.finetune.model_copy(update=chosen), seeds
 
@@ -169,20 +173,18 @@ def _dual(args: argparse.Namespace) -> None:
 
 
 def _plan(args: argparse.Namespace) -> None:
-    import os
-
     from raydual.estimate import estimate, hardware_named, plan_lines
     from raydual.measure.study import prepare_study
 
-    if args.replicas < 1 or (args.memory is not None and args.memory <= 0):
-        raise UserError("--replicas and --memory: must be positive")
+    if args.replicas < 1 or (args.memory is not None and not 0 < args.memory < math.inf):
+        raise UserError("--replicas and --memory: must be positive numbers")
     memory = args.memory or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     sweep, total = load_sweep(args.config, args.overrides), 0.0
     hardware = hardware_named(args.hardware, sweep.cells[0].config.dtype)
     for cell in sweep.cells:
         if sweep.axes:
             print(", ".join(f"{axis} {value}" for axis, value in cell.values.items()))
-        found = estimate(prepare_study(cell.config), on_gpu=args.memory is not None)
+        found = estimate(prepare_study(cell.config, weights=False), on_gpu=args.memory is not None)
         for line in plan_lines(found, cell.config, hardware, args.replicas, round(memory, 1)):
             print(line)
         total += found.seconds(hardware, args.replicas)

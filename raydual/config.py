@@ -6,10 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from raydual.errors import shown
 from raydual.tasks.task import Name, Task, builtin_tasks
 
-Count = Annotated[int, Field(strict=True, gt=0)]
-Index = Annotated[int, Field(strict=True, ge=0)]
+LARGEST = 2**63
+"""What whole numbers stay below: Parquet's columns hold no larger ones."""
+_MOST_SEEDS = 1_000_000
+_MOST_UNITS = 20_000_000
+
+Count = Annotated[int, Field(strict=True, gt=0, lt=2**31)]
+Index = Annotated[int, Field(strict=True, ge=0, lt=LARGEST)]
 Rate = Annotated[float, Field(strict=True, gt=0, le=1e38, allow_inf_nan=False)]
 Weight = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
@@ -17,11 +23,15 @@ Flag = Annotated[bool, Field(strict=True)]
 
 def _expand_seeds(value: Any) -> Any:
     """`seeds: 100` is short for the seeds 0 to 99."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        if value <= 0:
-            raise ValueError("a number of seeds must be positive")
-        return list(range(value))
-    return value
+    if isinstance(value, list | tuple):
+        return value
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"input should be a whole number, or a list of them, found {shown(value)}")
+    if value <= 0:
+        raise ValueError("a number of seeds must be positive")
+    if value > _MOST_SEEDS:
+        raise ValueError(f"at most {_MOST_SEEDS:,} seeds are run at once, found {shown(value)}")
+    return list(range(value))
 
 
 def _distinct(values: tuple) -> tuple:
@@ -30,7 +40,7 @@ def _distinct(values: tuple) -> tuple:
     return values
 
 
-Seeds = Annotated[tuple[Index, ...], BeforeValidator(_expand_seeds), Field(min_length=1)]
+Seeds = Annotated[tuple[Index, ...], BeforeValidator(_expand_seeds), Field(min_length=1, max_length=_MOST_SEEDS)]
 
 
 class Settings(BaseModel):
@@ -86,7 +96,7 @@ class SeedSearch(Settings):
     @classmethod
     def _growing(cls, slices: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if slices is not None and list(slices) != sorted(set(slices)):
-            raise ValueError(f"slices must grow, found {list(slices)}")
+            raise ValueError(f"slices must grow, found {shown(list(slices))}")
         return slices
 
 
@@ -121,7 +131,7 @@ class Measures(Settings):
     keep_first_token: Flag = Field(default=False, description="keep each text's first token in SimAM and Kendall")
     kendall_examples: Count | None = Field(default=None, description="Kendall on the first so many; None: all")
     kendall_softmax: Flag = Field(default=False, description="rank after a softmax in float64, as Dai's code does")
-    resamples: Annotated[int, Field(strict=True, ge=100)] = 9999
+    resamples: Annotated[int, Field(strict=True, ge=100, le=1_000_000)] = 9999
     noise_seed: Index = 0
 
 
@@ -134,18 +144,26 @@ class Controls(Settings):
     untrained: Flag = False
     trained_embeddings: Flag = False
     labels: tuple[Literal["random", "flipped", "abstract"], ...] = ()
-    permutations: Index = Field(default=0, description="how many other orders of each seed's demonstrations")
+    permutations: Annotated[int, Field(strict=True, ge=0, le=1000)] = Field(
+        default=0, description="how many other orders of each seed's demonstrations"
+    )
     seeds: Count | None = Field(default=None, description="on the first so many of the measured seeds; None: all")
     abstract_words: tuple[Name, ...] = ("foo", "bar", "dax", "wug", "lek", "zot")
 
     _lists_distinct = field_validator("labels", "abstract_words")(_distinct)
+
+    @property
+    def number(self) -> int:
+        """How many controls are run."""
+        flags = (self.layer_causal, self.random_step, self.other_seed, self.untrained, self.trained_embeddings)
+        return sum(flags) + len(self.labels) + self.permutations
 
 
 class Execution(Settings):
     """How the work is laid on the hardware. No number that is measured depends on it."""
 
     replicas: Count | Literal["auto"] = "auto"
-    gpus_per_replica: Annotated[float, Field(strict=True, ge=0)] | Literal["auto"] = "auto"
+    gpus_per_replica: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] | Literal["auto"] = "auto"
     seeds_per_batch: Count | Literal["auto"] = Field(default="auto", description="auto: what memory holds")
     batch_size: Count = Field(default=64, description="validation examples of one seed in a forward pass")
     retries: Index = Field(
@@ -163,10 +181,13 @@ class Execution(Settings):
         return (32 if on_gpu else 8) if self.seeds_per_batch == "auto" else self.seeds_per_batch
 
 
+_GROUPS = ("split", "search", "finetune", "measures", "controls", "execution")
+
+
 class SweepConfig(Settings):
     """One study, as written in a YAML file of `sweeps/`."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
     model: Name = Field(default="embedded", description="embedded, a hub id, or a local directory")
     revision: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -186,6 +207,14 @@ class SweepConfig(Settings):
 
     @model_validator(mode="before")
     @classmethod
+    def _drop_empty_groups(cls, raw: Any) -> Any:
+        """`search:` with nothing after it, or `search: null`, is a group that is left out."""
+        if not isinstance(raw, dict):
+            return raw
+        return {key: value for key, value in raw.items() if value is not None or key not in _GROUPS}
+
+    @model_validator(mode="before")
+    @classmethod
     def _fill_task(cls, raw: Any) -> Any:
         """A task given by name, or by a name and what it changes, becomes a whole task."""
         if not isinstance(raw, dict) or "task" not in raw:
@@ -193,7 +222,7 @@ class SweepConfig(Settings):
         task, known = raw["task"], builtin_tasks()
         if isinstance(task, str):
             if task not in known:
-                raise ValueError(f"task {task!r} is not one of {', '.join(known)}; a custom task is a mapping")
+                raise ValueError(f"task {shown(task)} is not one of {', '.join(known)}; a custom task is a mapping")
             task = known[task]
         elif isinstance(task, dict):
             task = {**known.get(str(task.get("name")), {}), **task}
@@ -219,12 +248,19 @@ class SweepConfig(Settings):
             raise ValueError(
                 f"controls.abstract_words has {len(controls.abstract_words)} words, but the task has {labels} labels"
             )
-        if controls.other_seed and (seeds.keep if seeds else len(self.seeds)) < 2:
+        measured = seeds.keep if seeds else len(self.seeds)
+        if controls.other_seed and measured < 2:
             raise ValueError("controls.other_seed needs at least two measured seeds")
+        units = measured + controls.number * min(measured, controls.seeds or measured)
+        if units > _MOST_UNITS:
+            raise ValueError(
+                f"{measured:,} seeds with {controls.number:,} controls are {units:,} measurements, at most "
+                f"{_MOST_UNITS:,} are run at once; take fewer seeds, or controls.seeds"
+            )
         if self.data == "hub" and self.task.hub is None:
-            raise ValueError(f"data is 'hub', but the task {self.task.name!r} names no hub data set")
+            raise ValueError(f"data is 'hub', but the task {shown(self.task.name)} names no hub data set")
         if self.data == "embedded" and self.task.name not in ("sst2", "sst5"):
-            raise ValueError(f"the embedded data has only sst2 and sst5, not the task {self.task.name!r}")
+            raise ValueError(f"the embedded data has only sst2 and sst5, not the task {shown(self.task.name)}")
         return self
 
     def fingerprint(self) -> str:

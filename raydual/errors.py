@@ -1,11 +1,26 @@
 """The one error that a user can cause, and how a command ends on it."""
 
+import reprlib
 import sys
 from collections.abc import Callable
+from typing import Any
 
 
 class UserError(Exception):
     """A mistake in the config, data, model, files or cluster: the message names the place and the remedy."""
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 80
+_REPR.maxlevel = 3
+
+
+def shown(value: Any) -> str:
+    """A value that was found, as a message quotes it: on one line, long and deep ones cut in the middle."""
+    try:
+        return _REPR.repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return "a number of thousands of digits"
 
 
 def exit_on_user_error(command: Callable[[], int | None]) -> int:

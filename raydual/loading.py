@@ -1,46 +1,24 @@
 """Read a sweep file and its command-line overrides; every mistake becomes a `UserError` that names its place."""
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from raydual.axes import axes_of, expand
 from raydual.config import SweepConfig
-from raydual.errors import UserError
+from raydual.errors import UserError, shown
+from raydual.files import is_directory, read_text, user_path
+from raydual.yaml_text import dump_yaml, parse_yaml
 
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 floats: `1e-4` is a number, not a word."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        repeated = {key for key in keys if keys.count(key) > 1}
-        if repeated:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {sorted(map(str, repeated))[0]!r} is given twice", node.start_mark
-            )
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """The content of a YAML text; a syntax error names `where` and the line."""
-    try:
-        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader with one more number format
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+_MOST_CELLS = 1000
+_MOST_LINES = 20
 
 
 @dataclass(frozen=True)
@@ -95,6 +73,9 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> Sweep:
             raise UserError(f"{path}: {axis}: the same value is listed twice")
         if isinstance(searched, dict) and axis.removeprefix("finetune.") in searched:
             raise UserError(f"{path}: {axis}: cannot be an axis and searched by search.finetune at once")
+    count = math.prod(len(values) for values in axes.values())
+    if count > _MOST_CELLS:
+        raise UserError(f"{path}: {', '.join(axes)}: {count:,} combinations, at most {_MOST_CELLS:,} are run at once")
     cells = []
     for cell in expand(raw):
         named = {**cell.raw, "name": f"{raw['name']}-{cell.name}"} if axes and "name" in raw else cell.raw
@@ -105,20 +86,16 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> Sweep:
 
 def _in_yaml(value: Any) -> str:
     """A value as it is written after `--set key=`."""
-    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
+    return dump_yaml(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
 
 
 def _read(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
     """The settings of a sweep file with overrides, not yet checked."""
-    try:
-        raw = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the sweep file: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: cannot read the sweep file: it is not UTF-8 text") from None
+    raw = parse_yaml(read_text(path, f"{path}: cannot read the sweep file"), str(path))
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: a sweep file is a mapping of settings, found {type(raw).__name__}")
-    _absolute_paths(raw, path.resolve().parent)
+        found = "nothing" if raw is None else type(raw).__name__
+        raise UserError(f"{path}: a sweep file is a mapping of settings, found {found}")
+    _absolute_paths(raw, path.resolve().parent, str(path))
     for override in overrides:
         _apply_override(raw, override)
     return raw
@@ -129,13 +106,17 @@ def validate_config(raw: Mapping[str, Any], where: str) -> SweepConfig:
     try:
         return SweepConfig.model_validate(raw)
     except ValidationError as error:
-        lines = [f"{where}: {line}" for line in _describe_all(error.errors())]
-        raise UserError("\n".join(lines)) from None
+        lines = [f"{where}: {line}" for line in _describe_all(error.errors(include_url=False))]
+        more = [f"{where}: and {len(lines) - _MOST_LINES:,} more problems"] if len(lines) > _MOST_LINES else []
+        raise UserError("\n".join(lines[:_MOST_LINES] + more)) from None
 
 
 def dump_config(config: SweepConfig) -> str:
     """The resolved sweep as YAML that `load_config` reads back to an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=110)
+    settings = config.model_dump(mode="json")
+    if settings["seeds"] == list(range(len(config.seeds))):
+        settings["seeds"] = len(config.seeds)
+    return dump_yaml(settings, sort_keys=False, default_flow_style=None, width=110)
 
 
 def is_local_path(name: str) -> bool:
@@ -143,34 +124,39 @@ def is_local_path(name: str) -> bool:
     return name.startswith((".", "/", "~"))
 
 
-def _absolute_paths(raw: dict[str, Any], base: Path) -> None:
+def _absolute_paths(raw: dict[str, Any], base: Path, where: str) -> None:
     """Make the paths of `model` and `data` absolute, in place, reading relative ones from `base`."""
 
-    def resolved(value: Any) -> Any:
-        return str((base / Path(value).expanduser()).resolve()) if isinstance(value, str) else value
+    def resolved(value: Any, key: str) -> Any:
+        if not isinstance(value, str):
+            return value
+        return str(user_path(value, base, f"{where}: {key}"))
 
     def absolute(value: Any) -> Any:
         if isinstance(value, list):
             return [absolute(part) for part in value]
-        if not isinstance(value, str) or value == "embedded":
+        if not isinstance(value, str) or value in ("", "embedded"):
             return value
-        return resolved(value) if is_local_path(value) or (base / value).is_dir() else value
+        path = resolved(value, "model")
+        return path if is_local_path(value) or is_directory(Path(path)) else value
 
     if "model" in raw:
         raw["model"] = absolute(raw["model"])
     data = raw.get("data")
     if isinstance(data, dict):
-        raw["data"] = {key: resolved(file) for key, file in data.items()}
-    elif isinstance(data, str) and data not in ("embedded", "hub"):
-        raw["data"] = resolved(data)
+        raw["data"] = {key: resolved(file, f"data.{key}") for key, file in data.items()}
+    elif isinstance(data, str) and data not in ("", "embedded", "hub"):
+        raw["data"] = resolved(data, "data")
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"--set {override}: expected key=value, for example --set demonstrations=16")
-    value = parse_yaml(text, f"--set {key}")
     *parents, leaf = key.split(".")
+    if not equals or not all((*parents, leaf)):
+        raise UserError(f"--set {_one_line(override)}: expected key=value, for example --set demonstrations=16")
+    if not text.strip():
+        raise UserError(f"--set {_one_line(override)}: no value is given; for none write {_one_line(key)}=null")
+    value = parse_yaml(text, f"--set {_one_line(key)}")
     place = raw
     for parent in parents:
         if isinstance(place.get(parent), str) and parent == "task":
@@ -180,9 +166,14 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         place = place[parent]
     place[leaf] = value
     if key.split(".")[0] in ("model", "data"):
-        _absolute_paths(raw, Path.cwd())
+        _absolute_paths(raw, Path.cwd(), f"--set {_one_line(key)}")
 
 
+def _one_line(text: str) -> str:
+    return shown(text)[1:-1]
+
+
+@cache
 def _known_keys() -> list[str]:
     """Every key of a sweep, dotted."""
 
@@ -216,7 +207,9 @@ def _describe_all(problems: Sequence[Any]) -> Iterator[str]:
     for problem in problems:
         by_key.setdefault(_place(problem), []).append(problem)
     for key, found in by_key.items():
-        yield _describe(key, found)
+        # A list is "too short" if one of its items has a problem, which is told by itself.
+        if found[0]["type"] != "too_short" or not any(other.startswith(f"{key}.") for other in by_key):
+            yield _describe(key, found)
 
 
 def _place(problem: Any) -> str:
@@ -233,15 +226,30 @@ def _place(problem: Any) -> str:
 def _describe(key: str, problems: Sequence[Any]) -> str:
     first = problems[0]
     if first["type"] == "extra_forbidden":
-        return f"unknown key {key!r}{_nearest(key)}"
+        return f"unknown key {shown(key)}{_nearest(key)}"
     if first["type"] == "missing":
         return f"{key}: required, but missing"
     messages = dict.fromkeys(_PHRASES.get(p["type"]) or _lower(p["msg"]) for p in problems)
-    found = "" if first["type"] == "value_error" else f", found {first['input']!r}"
-    return (f"{key}: " if key else "") + "; or ".join(messages) + found
+    found = "" if first["type"] == "value_error" else f", found {shown(first['input'])}"
+    text = (f"{key}: " if key else "") + "; or ".join(messages) + found + _remedy(problems)
+    return " ".join(text.splitlines())
 
 
+def _remedy(problems: Sequence[Any]) -> str:
+    """What most likely was meant, if that can be told."""
+    found = problems[0]["input"]
+    if any(p["type"] == "string_type" for p in problems) and isinstance(found, bool | int | float):
+        return "; put it in quotes"
+    allowed = [word for p in problems if p["type"] == "literal_error" for word in _QUOTED.findall(p["ctx"]["expected"])]
+    close = difflib.get_close_matches(found, allowed, n=1) if isinstance(found, str) else []
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+_QUOTED = re.compile("'([^']*)'")
 _PHRASES = {
+    "string_pattern_mismatch": "input should be of letters, digits, '.', '_' and '-', a letter or digit first",
+    "invalid_key": "a key should be a text",
+    "string_unicode": "input should be a text of whole Unicode characters",
     "tuple_type": "input should be a list",
     "dict_type": "input should be a mapping",
     "model_type": "input should be a mapping",
@@ -258,5 +266,6 @@ def _lower(message: str) -> str:
     return message[0].lower() + message[1:]
 
 
+@cache
 def _field_names() -> set[str]:
     return {part for key in _known_keys() for part in key.split(".")}

@@ -1,6 +1,8 @@
 """Shapes in signatures are checked while testing; tests use `OMP_NUM_THREADS` threads, one by default."""
 
 import os
+import sys
+import time
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -20,6 +22,8 @@ with install_import_hook(_CHECKED, "beartype.beartype"):
 import pytest
 import torch
 
+from raydual.sweep import main
+
 from .tiny import save_tiny
 
 
@@ -32,3 +36,23 @@ def tiny_directory(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _threads():
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys):
+    """Run a sweep and give its lines of errors, checked to be that alone; Ray can't be loaded meanwhile."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+
+    def run(*arguments, command=main) -> list[str]:
+        output, start = tmp_path / "output", time.monotonic()
+        where = ["--output", str(output)] if command is main else []
+        assert command([*map(str, arguments), *where]) == 2
+        assert time.monotonic() - start < 3
+        assert not output.exists()
+        told = capsys.readouterr()
+        lines = told.err.splitlines()
+        assert lines
+        assert all(line.startswith("error: ") and len(line) < 1000 for line in lines), lines
+        return [line.removeprefix("error: ") for line in lines]
+
+    return run

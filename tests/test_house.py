@@ -12,6 +12,7 @@ import raydual
 ROOT = Path(raydual.__file__).parent
 FLOORS = (
     {"errors", "embedded", "pulse"},
+    {"files", "yaml_text"},
     {"tasks.task"},
     {"config"},
     {"axes"},
@@ -26,6 +27,7 @@ FLOORS = (
 RAY = {"cluster"}
 NO_TORCH = [
     *("config", "loading", "results", "reduce", "report", "sweep", "cli", "tasks.prompts", "model.source"),
+    *("files", "yaml_text", "tasks.files", "model.checkpoint"),
     *(
         "estimate",
         "model.cost",

@@ -13,6 +13,8 @@ VOCABULARY = 701
 END = "<|endoftext|>"
 LABELS = ("negative", "positive")
 TEMPLATE = "Sentence: {text} Label:"
+BASE = "name: s\ntask: sst2\ndata: embedded\nseeds: 10\n"
+"""A sweep file."""
 
 _ADJECTIVES = (
     ("dull", "awful", "weak", "boring", "clumsy", "lifeless"),

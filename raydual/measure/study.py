@@ -15,6 +15,7 @@ from raydual.tasks.demonstrations import demonstration_examples
 from raydual.tasks.examples import Dataset, load_dataset
 from raydual.tasks.prompts import DemonstrationSet, Queries, encode_demonstrations, encode_queries, label_tokens
 from raydual.tasks.task import Task
+from raydual.tasks.tokens import encode
 
 _CHECKED_SEEDS = 200
 
@@ -114,8 +115,10 @@ class Study:
         return Case(context, self.demonstrations(tokenizer, unit.tuned_on, unit.control))
 
 
-def prepare_study(config: SweepConfig) -> Study:
+def prepare_study(config: SweepConfig, weights: bool = True) -> Study:
     """Load a sweep's data and check it against the model's tokenizer and context, before anything heavy starts.
+
+    A local model's `weights` are checked by their headers; what is only to be planned needs none.
 
     Raises
     ------
@@ -128,22 +131,48 @@ def prepare_study(config: SweepConfig) -> Study:
             f"search.seeds.slices: ends at {study.slices[-1]}, but only {len(study.dataset.selection)} examples are "
             "there to select on; take fewer, or none (`null`: all at once)"
         )
-    model = study.source.config()
-    if study.source.directory is not None:
-        study.source.weights_directory()
-    tokenizer = study.source.tokenizer()
-    for control in controls_of(config.controls):
-        label_tokens(tokenizer, study.task(control))
-    limit = model.get("max_position_embeddings", math.inf)
-    after = max(
-        study.queries(tokenizer, which).longest
-        for which in ("selection", "measured")
-        if len(getattr(study.dataset, which))
-    )
+    study.source.check(weights)
+    model, tokenizer = study.source.config(), study.source.tokenizer()
+    tasks = {task.label_words: task for task in map(study.task, controls_of(config.controls))}
+    for task in tasks.values():
+        label_tokens(tokenizer, task)
+    _check_lengths(study, tokenizer, model.get("max_position_embeddings", math.inf))
+    return study
+
+
+def _check_lengths(study: Study, tokenizer: tokenizers.Tokenizer, limit: int | float) -> None:
+    """Refuse examples that the model's context cannot hold, and more demonstrations than it can in any prompt."""
+    config = study.config
+    _check_train(study, tokenizer, limit)
+    after, place = 0, ""
+    for which in ("selection", "measured"):
+        examples = getattr(study.dataset, which)
+        if not len(examples):
+            continue
+        lengths = study.queries(tokenizer, which).lengths
+        longest = max(range(len(lengths)), key=lengths.__getitem__)
+        _check_alone(lengths[longest], examples.place(longest), config.model, limit)
+        after, place = max((after, place), (lengths[longest], examples.place(longest)))
     before = min(len(study.demonstrations(tokenizer, seed).prefix) for seed in config.seeds[:_CHECKED_SEEDS])
     if before + after > limit:
         raise UserError(
             f"demonstrations: with {config.demonstrations} of them the shortest prompt has {before} tokens, and "
-            f"the longest query {after} more, but the context of {config.model} holds {limit}; take fewer"
+            f"the longest query {after} more ({place}), but the context of {config.model} holds {limit}; take fewer"
         )
-    return study
+
+
+def _check_train(study: Study, tokenizer: tokenizers.Tokenizer, limit: int | float) -> None:
+    """Refuse a training example that no context holds: only those of more bytes than that can have so many tokens."""
+    examples, words = study.dataset.train, study.config.task.label_words
+    for index, (query, label) in enumerate(zip(examples.queries, examples.labels, strict=True)):
+        text = f"{query} {words[label]}"
+        if len(text.encode()) > limit:
+            _check_alone(len(encode(tokenizer, [text])[0]), examples.place(index), study.config.model, limit)
+
+
+def _check_alone(tokens: int, place: str, model: str, limit: int | float) -> None:
+    if tokens > limit:
+        raise UserError(
+            f"data: {place}: the example has {tokens} tokens with its label, but the context of {model} holds {limit}; "
+            "shorten it or leave it out"
+        )

@@ -1,7 +1,10 @@
 """Load a Qwen3 with raydual's attention, ready to be measured."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import tokenizers
 import torch
@@ -10,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from raydual.errors import UserError
 from raydual.model.attention import ATTENTION, register
+from raydual.model.checkpoint import one_line
 from raydual.model.source import ModelSource
 
 
@@ -41,27 +45,67 @@ def load_model(
     Raises
     ------
     UserError
-        The model is not there, not a Qwen3, not readable, or the hub is out of reach.
+        The model is not there, not a Qwen3, not readable or not whole, or the hub is out of reach.
     """
     source = ModelSource(name, revision)
-    source.config()
+    source.check()
     directory = source.weights_directory()
     register()
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
     try:
-        model = Qwen3ForCausalLM.from_pretrained(
-            directory,
-            dtype=getattr(torch, dtype),
-            attn_implementation=ATTENTION,
-            use_safetensors=True,
-            local_files_only=True,
-        )
+        with _silent_transformers():
+            loaded: Any = Qwen3ForCausalLM.from_pretrained(
+                directory,
+                dtype=getattr(torch, dtype),
+                attn_implementation=ATTENTION,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
     except Exception as error:  # what a damaged file raises depends on where it is damaged
-        raise UserError(f"model: {directory} cannot be loaded ({type(error).__name__}: {error})") from error
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise UserError(
+            f"model: {directory} cannot be loaded ({reason}); its config.json or weights are damaged"
+        ) from error
+    model: Qwen3ForCausalLM = loaded[0]
+    _check_loaded(loaded[1], directory)
+    model.to(chosen)  # type: ignore[arg-type]  # its decorator hides the signature
+    _check_values(model, directory)
+    return LoadedModel(model.eval().requires_grad_(False), source.tokenizer(), source)
+
+
+@contextmanager
+def _silent_transformers() -> Iterator[None]:
+    """No progress bars, and no reports of what is wrong: that is raised."""
+    bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
     finally:
+        transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
-    model.to(chosen)  # type: ignore[arg-type]  # its decorator hides the signature
-    return LoadedModel(model.eval().requires_grad_(False), source.tokenizer(), source)
+
+
+def _check_loaded(found: Mapping[str, Any], directory: Path) -> None:
+    """Refuse a model of which anything is not as in the file, whatever the headers have said."""
+    for kind, names in found.items():
+        if names:
+            first = sorted(map(str, names))[0]
+            raise UserError(f"model: {directory} cannot be loaded whole: {kind.replace('_', ' ')}, such as {first}")
+
+
+def _check_values(model: Qwen3ForCausalLM, directory: Path) -> None:
+    """Refuse weights that are no numbers, and a tied model that has another unembedding."""
+    if model.config.tie_word_embeddings and model.lm_head.weight is not model.model.embed_tokens.weight:
+        raise UserError(
+            f"model: {directory}: config.json says that lm_head.weight is model.embed_tokens.weight "
+            "(tie_word_embeddings), but the file holds another one; correct the config"
+        )
+    for name, values in (*model.named_parameters(), *model.named_buffers()):
+        if not all(torch.isfinite(extreme) for extreme in torch.aminmax(values.detach())):
+            raise UserError(
+                f"model: {directory}: {name} holds NaN or infinite values in {str(values.dtype).removeprefix('torch.')}"
+                "; the file is damaged, or the model was trained to ruin: take another copy or another model"
+            )

@@ -1,6 +1,5 @@
 """Where a model's files are, and whether they are a Qwen3 that can be measured. Loads no torch."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +7,9 @@ import tokenizers
 
 from raydual.embedded import MODEL_DIR
 from raydual.errors import UserError
+from raydual.files import is_directory, user_path
 from raydual.loading import is_local_path
-
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+from raydual.model.checkpoint import check_weights, one_line, read_config
 
 
 @dataclass(frozen=True)
@@ -25,8 +24,9 @@ class ModelSource:
         """The local directory, or None for a hub id."""
         if self.name == "embedded":
             return MODEL_DIR
-        path = Path(self.name).expanduser()
-        return path if is_local_path(self.name) or path.is_dir() else None
+        if not is_local_path(self.name) and not is_directory(Path(self.name)):
+            return None
+        return user_path(self.name, Path.cwd(), "model")
 
     def file(self, name: str) -> Path:
         """The local path of one file of the model, fetched from the hub if need be.
@@ -38,7 +38,7 @@ class ModelSource:
         """
         if self.directory is None:
             return _from_hub(self, name)
-        if not self.directory.is_dir():
+        if not is_directory(self.directory):
             raise UserError(f"model: {self.directory} is not a directory")
         path = self.directory / name
         if not path.is_file():
@@ -51,43 +51,52 @@ class ModelSource:
         Raises
         ------
         UserError
-            It is another architecture, or attends through a sliding window.
+            It is another architecture, attends through a sliding window, or its sizes don't fit each other.
         """
-        path = self.file("config.json")
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"model: {path} is not valid JSON: {error}") from None
-        if not isinstance(config, dict):
-            raise UserError(f"model: {path} is not a model's config: it is a {type(config).__name__}, not a mapping")
-        kind = config.get("model_type")
-        if kind != "qwen3":
-            raise UserError(f"model: {self.name} is of type {kind!r}; raydual measures dense 'qwen3' models only")
-        if "sliding_attention" in (config.get("layer_types") or ()) or config.get("use_sliding_window"):
-            raise UserError(f"model: {self.name} attends through a sliding window, which raydual does not support")
-        return config
+        return read_config(self.file("config.json"))
+
+    def check(self, weights: bool = True) -> None:
+        """Check what config and tokenizer tell, and the headers of local `weights`, in well under a second.
+
+        Raises
+        ------
+        UserError
+            The files are damaged or don't belong together.
+        """
+        vocabulary = self.config()["vocab_size"]
+        if weights and self.directory is not None:
+            self.weights_directory()
+        largest = max(self.tokenizer().get_vocab().values(), default=-1)
+        if largest < 0 or largest >= vocabulary:
+            raise UserError(
+                f"model: the tokenizer of {self.name} has ids up to {largest}, but config.json has embeddings for "
+                f"{vocabulary} (vocab_size): they are of different models; take the tokenizer.json of this one"
+            )
 
     def tokenizer(self) -> tokenizers.Tokenizer:
         """The model's tokenizer, set to neither cut nor pad."""
         path = self.file("tokenizer.json")
         try:
             tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the binding raises nothing more specific
-            raise UserError(f"model: {path} is not a readable tokenizer: {error}") from None
+        except BaseException as error:  # the binding raises nothing more specific, and panics are no `Exception`
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            raise UserError(f"model: {path} is not a readable tokenizer: {one_line(error)}") from None
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer
 
     def weights_directory(self) -> Path:
-        """The local directory with config and safetensors weights, fetched from the hub if need be."""
-        if self.directory is None:
-            return _snapshot(self)
-        if not any((self.directory / name).is_file() for name in _WEIGHTS):
-            raise UserError(
-                f"model: {self.directory} has no safetensors weights ({' or '.join(_WEIGHTS)}); pickled weights "
-                "are never loaded: save them with `save_pretrained`"
-            )
-        return self.directory
+        """The local directory with config and safetensors weights that fit it, fetched from the hub if need be.
+
+        Raises
+        ------
+        UserError
+            No weights are there, or not those that the config asks for.
+        """
+        directory = _snapshot(self) if self.directory is None else self.directory
+        check_weights(directory, self.config())
+        return directory
 
 
 _HINTS = {"tokenizer.json": "; save the model's fast tokenizer there with `save_pretrained`"}

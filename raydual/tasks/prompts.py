@@ -34,10 +34,15 @@ class Queries:
         return len(self.alone)
 
     @property
+    def lengths(self) -> list[int]:
+        """How many tokens each query and a label word need at most, alone or after the demonstrations."""
+        word = max(len(word) for word in self.label_tokens) - 1
+        return [max(len(a), len(b)) + word for a, b in zip(self.alone, self.in_context, strict=True)]
+
+    @property
     def longest(self) -> int:
         """The most tokens that a query and a label word need after the demonstrations."""
-        query = max(len(ids) for ids in (*self.alone, *self.in_context))
-        return query + max(len(word) for word in self.label_tokens) - 1
+        return max(self.lengths)
 
 
 @dataclass(frozen=True)

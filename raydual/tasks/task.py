@@ -8,6 +8,8 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from raydual.errors import shown
+
 BUILTIN = Path(__file__).with_name("builtin.yaml")
 Name = Annotated[str, Field(min_length=1)]
 
@@ -33,7 +35,7 @@ class Task(BaseModel):
     hub: HubDataset | None = None
     columns: dict[str, str] = Field(default={"text": "text"}, description="template field -> data column")
     label_column: Name = "label"
-    label_values: tuple[str | int, ...] | None = Field(
+    label_values: tuple[str | Annotated[int, Field(strict=True)], ...] | None = Field(
         default=None, description="what the label column holds for each label id; default: the ids themselves"
     )
     template: Name = "Sentence: {text} Label:"
@@ -43,22 +45,41 @@ class Task(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> "Task":
+        self._check_template()
+        self._check_labels()
+        return self
+
+    def _check_template(self) -> None:
+        template = shown(self.template)
         try:
-            fields = {name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None}
+            parts = [part[1:] for part in string.Formatter().parse(self.template) if part[1] is not None]
         except ValueError as error:
-            raise ValueError(f"template {self.template!r} is malformed: {error}") from None
+            raise ValueError(f"template {template} is malformed: {error}") from None
+        fields = {name for name, _, _ in parts if name is not None}
         if not fields or fields != set(self.columns):
             raise ValueError(
-                f"template {self.template!r} uses the fields {sorted(fields)}, "
-                f"but columns names {sorted(self.columns)}; they must be the same"
+                f"template {template} uses the fields {shown(sorted(fields))}, "
+                f"but columns names {shown(sorted(self.columns))}; they must be the same"
             )
-        if len(set(self.label_words)) != len(self.label_words):
-            raise ValueError(f"label_words {list(self.label_words)} repeats a word")
-        if self.label_values is not None and len(self.label_values) != len(self.label_words):
-            raise ValueError(
-                f"label_values has {len(self.label_values)} entries for {len(self.label_words)} label_words"
-            )
-        return self
+        for name, layout, conversion in parts:
+            if not str(name).isidentifier():
+                raise ValueError(f"the field {shown(name)} of the template is not a name: letters, digits and _")
+            if layout or conversion:
+                raise ValueError(f"template {template} changes how {name!r} is written; write {{{name}}} alone")
+
+    def _check_labels(self) -> None:
+        words, values = self.label_words, self.label_values
+        if len(set(words)) != len(words):
+            raise ValueError(f"label_words {shown(list(words))} repeats a word")
+        for word in words:
+            if word != word.strip():
+                raise ValueError(f"the label word {shown(word)} begins or ends with a blank; a space is put before it")
+        if values is None:
+            return
+        if len(values) != len(words):
+            raise ValueError(f"label_values has {len(values)} entries for {len(words)} label_words")
+        if len(set(map(str, values))) != len(values):
+            raise ValueError(f"label_values {shown(list(values))} repeats a value")
 
     def query(self, fields: dict[str, str]) -> str:
         """The filled template, without a label."""
