@@ -255,6 +255,26 @@ class RunDirectory:
                 "run again with --resume, which measures its seeds anew"
             ) from None
 
+    def measured_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Columns of the measured rows, one file after another, in the order of names; strings are dictionaries.
+
+        Raises
+        ------
+        UserError
+            A file of `measurements/` is damaged.
+        """
+        strings = [name for name in columns if MEASUREMENTS.field(name).type == pa.string()]
+        for path in sorted(p for p in self.measurements.glob("*.parquet") if not p.name.startswith(".")):
+            try:
+                with pq.ParquetFile(path, read_dictionary=strings) as file:
+                    table = file.read(columns=columns, use_threads=False).select(columns)
+            except (OSError, KeyError, pa.ArrowException) as error:
+                raise UserError(
+                    f"{path}: cannot be read ({str(error).splitlines()[0]}); remove it and run again with --resume, "
+                    "which measures its seeds anew"
+                ) from None
+            yield from table.to_batches()
+
     def finished(self) -> set[tuple[int, str]]:
         """The (seed, control) pairs that have been measured, or failed for their own reasons."""
         return _keys(self.measured(["seed", "control"]))

@@ -17,6 +17,7 @@ FLOORS = (
     {"axes"},
     {"loading", "controls"},
     {"metrics", "tasks", "results"},
+    {"buckets"},
     {"model"},
     {"measure"},
     {"reduce", "cells", "report", "estimate"},
