@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
+from threadpoolctl import threadpool_limits
 
 from raydual.buckets import Buckets, Values, gather
 from raydual.metrics.bootstrap import Bootstrap
@@ -58,6 +59,11 @@ class Job:
         first, last = self.pieces[0].metric, self.pieces[-1].metric
         return first if first == last else f"{first} to {last}"
 
+    @property
+    def bytes(self) -> int:
+        """The size of all values in it."""
+        return sum(piece.bytes for piece in self.pieces)
+
 
 @dataclass(frozen=True)
 class Reduced:
@@ -96,9 +102,9 @@ def reduce_run(run: RunDirectory, map_large: Mapper | None = None) -> pa.Table:
 
 
 def map_in_threads(function: Callable[[Job], Reduced], jobs: Iterable[Job]) -> Iterator[Reduced]:
-    """`map` on the cores of this machine, in order; NumPy's threads do not wait for one another."""
+    """`map` on the cores of this machine, in order; each core has a job, so NumPy's BLAS starts no threads besides."""
     threads = min(_cores(), _MOST_THREADS)
-    with ThreadPoolExecutor(threads, "reduce") as pool:
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads, "reduce") as pool:
         running: deque[Future[Reduced]] = deque()
         for job in jobs:
             running.append(pool.submit(function, job))
