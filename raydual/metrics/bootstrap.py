@@ -6,10 +6,13 @@ counts of how often each value is drawn, drawn once for all samples of one size,
 all samples are one product of matrices, and what leaving a value out does to a mean is known without doing it.
 """
 
+import os
+import tempfile
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -21,18 +24,22 @@ _SAMPLES_ELEMENTS = 4_000_000
 _LEAST_SAMPLES = 16
 _COUNTED_ELEMENTS = 2**15
 _CACHE_BYTES = 256 * 2**20
+_FILE_BYTES = 2 * 2**30
 
 
 class Bootstrap:
     """Draws `resamples` from a generator seeded with `seed`, anew for each size of sample.
 
-    What is drawn is kept, up to 256 MiB; samples of a size beyond that draw it again, the same. Threads may share one.
+    What is drawn is kept for the next samples of that size: up to 256 MiB in memory, up to 2 GiB in a temporary file;
+    what takes more is drawn again, the same. Threads may share one.
     """
 
     def __init__(self, resamples: int, seed: int | list[int]) -> None:
         self.resamples = resamples
         self.seed = seed
         self._drawn: OrderedDict[int, UInt8[np.ndarray, "resamples n"]] = OrderedDict()
+        self._met: set[int] = set()
+        self._files: dict[int, IO[bytes]] = {}
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -71,10 +78,20 @@ class Bootstrap:
 
     def _blocks(self, n: int) -> Iterator[UInt8[np.ndarray, "_ n"]]:
         """The counts of the resamples, some at a time."""
-        rows = max(1, _BLOCK_ELEMENTS // n)
-        if self.resamples * n > _CACHE_BYTES:
+        rows, size = max(1, _BLOCK_ELEMENTS // n), self.resamples * n
+        file = self._drawn_to_file(n, rows) if size > _CACHE_BYTES else None
+        if file is not None:
+            for start in range(0, size, rows * n):
+                block = os.pread(file.fileno(), min(rows * n, size - start), start)
+                yield np.frombuffer(block, np.uint8).reshape(-1, n)
+        elif size > _CACHE_BYTES:
             yield from self._draw(n, rows)
-            return
+        else:
+            drawn = self._drawn_to_memory(n, rows)
+            for start in range(0, len(drawn), rows):
+                yield drawn[start : start + rows]
+
+    def _drawn_to_memory(self, n: int, rows: int) -> UInt8[np.ndarray, "resamples n"]:
         with self._lock:
             if n not in self._drawn:
                 self._drawn[n] = counts = np.empty((self.resamples, n), np.uint8)
@@ -83,9 +100,32 @@ class Bootstrap:
                 while sum(x.nbytes for x in self._drawn.values()) > _CACHE_BYTES:
                     self._drawn.popitem(last=False)
             self._drawn.move_to_end(n)
-            drawn = self._drawn[n]
-        for start in range(0, len(drawn), rows):
-            yield drawn[start : start + rows]
+            return self._drawn[n]
+
+    def _drawn_to_file(self, n: int, rows: int) -> IO[bytes] | None:
+        """A file without a name, for a size that is met again; None where it is not, or there is no room."""
+        with self._lock:
+            if n not in self._met:
+                self._met.add(n)
+                return None
+            if n not in self._files and self.resamples * (n + sum(self._files)) <= _FILE_BYTES:
+                file = tempfile.TemporaryFile(prefix="raydual-bootstrap-")  # noqa: SIM115  # closed with the bootstrap
+                weakref.finalize(self, file.close)
+                if self._write(file.fileno(), n, rows):
+                    self._files[n] = file
+            return self._files.get(n)
+
+    def _write(self, file: int, n: int, rows: int) -> bool:
+        """Write what is drawn to a file descriptor, or nothing where there is no room for all."""
+        for place, block in enumerate(self._draw(n, rows)):
+            try:
+                whole = os.pwrite(file, block.data, place * rows * n) == block.nbytes
+            except OSError:
+                whole = False
+            if not whole:
+                os.ftruncate(file, 0)
+                return False
+        return True
 
     def _draw(self, n: int, rows: int) -> Iterator[UInt8[np.ndarray, "_ n"]]:
         """How often each of n values is in each resample (256 times or more is out of the question)."""
