@@ -59,10 +59,12 @@ class Bucket:
     def spill(self) -> None:
         """Move what is held in memory to a file that has no name, so that nothing is left of it whatever happens."""
         if self.file is None:
-            self.file = tempfile.TemporaryFile(prefix="raydual-reduce-")  # noqa: SIM115  # lives as long as the bucket
+            # Unbuffered, so that closing a file on a full disk has nothing left to write.
+            self.file = tempfile.TemporaryFile(prefix="raydual-reduce-", buffering=0)  # noqa: SIM115  # see `close`
         for records in self.held:
-            self.file.write(records.data)
-        self.file.flush()
+            rest = records.view(np.uint8).data
+            while rest:
+                rest = rest[self.file.write(rest) :]
         self.held = []
 
     def records(self) -> Iterator[np.ndarray]:
