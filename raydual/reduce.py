@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 
 from raydual.buckets import Buckets, Values, gather
+from raydual.config import SweepConfig
 from raydual.metrics.bootstrap import Bootstrap
 from raydual.metrics.catalogue import CATALOGUE, OVERALL
 from raydual.metrics.statistics import compare_all, describe_all, holm
@@ -92,7 +93,7 @@ def reduce_run(run: RunDirectory, map_large: Mapper | None = None) -> pa.Table:
         )
         found = list(mapped(function, jobs_of(buckets, len(config.task.label_words))))
         rows = [row for part in found for row in part.rows]
-        headline = _headline(run, buckets, rows)
+        headline = _headline(config, buckets, rows)
     table = pa.Table.from_pylist(rows, schema=SUMMARY)
     compared = [row for part in found for row in part.compared]
     write_table(run.summary_file, table, SUMMARY)
@@ -250,9 +251,8 @@ def _paired(
     return layers, own.values[at][np.ix_(own_layers, own_seeds)] - base.values[base_at][np.ix_(base_layers, base_seeds)]
 
 
-def _headline(run: RunDirectory, buckets: Buckets, rows: list[Row]) -> Row:
+def _headline(config: SweepConfig, buckets: Buckets, rows: list[Row]) -> Row:
     """What `summary.json` holds: the overall numbers, and how many seeds they rest on."""
-    config = run.config()
     failed = {seed for seed, control, _ in buckets.failures if control == NO_CONTROL}
     kept = ("metric", "condition", "control", "n", "undefined", "mean", "sd", "median", "ci_low", "ci_high")
     return {
