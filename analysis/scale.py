@@ -5,8 +5,8 @@
 
 The stand-in makes up a row of every metric, layer and seed, so that what is left is the driver's own work: planning the
 units with their other seeds, the search's decisions at three slices, writing a file for each batch, finding out what is
-finished (as `--resume` does), reducing, and the report. Each number of seeds is a process of its own. Times are those of
-the processor (of all threads), in milliseconds a seed, so that other programs on the machine hardly disturb them; then
+finished (as `--resume` does), reducing, and the report. Each number of seeds is a process of its own. Times are the
+processor's (of all threads), in milliseconds a seed, so that other programs on the machine hardly disturb them; then
 comes the wall-clock time of reducing. Peaks are the largest resident sets, up to the summary and with the report.
 """
 
