@@ -277,7 +277,7 @@ class RunDirectory:
 
     def finished(self) -> set[tuple[int, str]]:
         """The (seed, control) pairs that have been measured, or failed for their own reasons."""
-        return _keys(self.measured(["seed", "control"]))
+        return {key for rows in self.measured_batches(["seed", "control"]) for key in _keys(rows)}
 
     def failures(self) -> list[tuple[int, str, str]]:
         """(seed, control, reason) of every seed that failed."""
@@ -305,8 +305,9 @@ def _read_if_there(path: Path) -> pa.Table | None:
     return pq.read_table(path) if path.is_file() else None
 
 
-def _keys(table: pa.Table) -> set[tuple[int, str]]:
-    unique = table.select(["seed", "control"]).group_by(["seed", "control"]).aggregate([])
+def _keys(rows: pa.Table | pa.RecordBatch) -> set[tuple[int, str]]:
+    table = pa.table({name: rows[name] for name in ("seed", "control")})
+    unique = table.group_by(["seed", "control"]).aggregate([])
     return set(zip(unique["seed"].to_pylist(), unique["control"].to_pylist(), strict=True))
 
 
