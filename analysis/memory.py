@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,13 @@ def made_up_run(path: Path, seeds: int, layers: int) -> RunDirectory:
     run = RunDirectory(path)
     settings = {"name": "memory", "task": "sst2", "data": "embedded", "seeds": seeds}
     run.start(validate_config(settings, "memory"))
+    for table in made_up_batches(seeds, layers):
+        run.write_measurements(table)
+    return run
+
+
+def made_up_batches(seeds: int, layers: int, batch: int = _BATCH) -> Iterator[pa.Table]:
+    """The measured rows of so many seeds, a table for every `batch` of them."""
     keys = [
         (metric.name, condition, layer)
         for metric in CATALOGUE.values()
@@ -40,8 +47,8 @@ def made_up_run(path: Path, seeds: int, layers: int) -> RunDirectory:
         for layer in ([*range(layers), OVERALL] if metric.per_layer else [OVERALL])
     ]
     draw = np.random.default_rng(0)
-    for start in range(0, seeds, _BATCH):
-        of = list(range(start, min(start + _BATCH, seeds)))
+    for start in range(0, seeds, batch):
+        of = list(range(start, min(start + batch, seeds)))
         count = len(keys) * len(of)
         columns = {
             "seed": np.repeat(of, len(keys)),
@@ -54,8 +61,7 @@ def made_up_run(path: Path, seeds: int, layers: int) -> RunDirectory:
             "undefined": np.zeros(count),
             "reason": pa.nulls(count, pa.string()),
         }
-        run.write_measurements(pa.table(columns).cast(MEASUREMENTS))
-    return run
+        yield pa.table(columns).cast(MEASUREMENTS)
 
 
 def peak_gib() -> float:

@@ -278,9 +278,29 @@ class RunDirectory:
                 "run again with --resume, which measures its seeds anew"
             ) from None
 
+    def measured_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Columns of the measured rows, one file after another, in the order of names; strings are dictionaries.
+
+        Raises
+        ------
+        UserError
+            A file of `measurements/` is damaged.
+        """
+        strings = [name for name in columns if MEASUREMENTS.field(name).type == pa.string()]
+        for path in sorted(p for p in self.measurements.glob("*.parquet") if not p.name.startswith(".")):
+            try:
+                with pq.ParquetFile(path, read_dictionary=strings) as file:
+                    table = file.read(columns=columns, use_threads=False).select(columns)
+            except (OSError, KeyError, pa.ArrowException) as error:
+                raise UserError(
+                    f"{path}: cannot be read ({str(error).splitlines()[0]}); remove it and run again with --resume, "
+                    "which measures its seeds anew"
+                ) from None
+            yield from table.to_batches()
+
     def finished(self) -> set[tuple[int, str]]:
         """The (seed, control) pairs that have been measured, or failed for their own reasons."""
-        return _keys(self.measured(["seed", "control"]))
+        return {key for rows in self.measured_batches(["seed", "control"]) for key in _keys(rows)}
 
     def failures(self) -> list[tuple[int, str, str]]:
         """(seed, control, reason) of every seed that failed."""
@@ -312,8 +332,9 @@ def _read_if_there(path: Path) -> pa.Table | None:
     return pq.read_table(path) if path.is_file() else None
 
 
-def _keys(table: pa.Table) -> set[tuple[int, str]]:
-    unique = table.select(["seed", "control"]).group_by(["seed", "control"]).aggregate([])
+def _keys(rows: pa.Table | pa.RecordBatch) -> set[tuple[int, str]]:
+    table = pa.table({name: rows[name] for name in ("seed", "control")})
+    unique = table.group_by(["seed", "control"]).aggregate([])
     return set(zip(unique["seed"].to_pylist(), unique["control"].to_pylist(), strict=True))
 
 

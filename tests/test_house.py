@@ -18,6 +18,7 @@ FLOORS = (
     {"axes"},
     {"loading", "controls"},
     {"metrics", "tasks", "results"},
+    {"buckets"},
     {"model"},
     {"measure"},
     {"reduce", "cells", "report", "estimate"},

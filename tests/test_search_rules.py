@@ -1,5 +1,6 @@
 """Which seeds the search goes on with, and how a stage is laid on a cluster: time has no say in either."""
 
+import itertools
 import math
 import random
 
@@ -11,10 +12,15 @@ from hypothesis import strategies as st
 from raydual.cluster.halving import Halving, SeedScore, choose
 from raydual.cluster.plan import plan_replicas
 from raydual.config import Execution
+from raydual.controls import control_named
 from raydual.errors import UserError
+from raydual.loading import validate_config
+from raydual.measure.study import Study
+from raydual.tasks.examples import Dataset, Examples
 
 few = settings(max_examples=60, deadline=None)
 SLICES = (25, 50, 100)
+NO_EXAMPLES = Examples((), ())
 
 
 def search(seeds, keep, accuracies, shuffle: random.Random | None = None) -> list[SeedScore]:
@@ -129,6 +135,109 @@ def test_generations_hold_every_seed_once_and_are_at_most_about_four(count):
 def test_one_slice_stops_nobody():
     halving = Halving(range(40), (25,), 3)
     assert all(halving.goes_on(seed, 25, random.Random(seed).random()) for seed in range(40))
+
+
+class PlainHalving(Halving):
+    """The rule as docs/design.md puts it, looked up anew among all reports every time."""
+
+    def goes_on(self, seed: int, examples: int, accuracy: float) -> bool:
+        own = self.seeds.index(seed) // self.generation_size
+        self.records.setdefault((own, examples), []).append(accuracy)
+        earlier = [a for (gen, n), found in self.records.items() if gen < own and n == examples for a in found]
+        if not earlier or examples == self.slices[-1] or self.keep >= len(self.seeds):
+            return True
+        return accuracy >= float(np.quantile(earlier, 1 - self.share))
+
+
+@few
+@given(searches, st.sampled_from([2, 5, 21, 10**6]), st.randoms(use_true_random=False))
+def test_every_answer_is_that_of_the_plain_rule_in_whatever_order_reports_come(found, levels, shuffle):
+    seeds, share, draw = found
+    accuracies = random_accuracies(seeds, draw, levels)
+    in_turn = [(seed, examples) for seed in sorted(seeds) for examples in SLICES]
+    keep = max(1, round(share * len(seeds)))
+    for reports in (in_turn, shuffle.sample(in_turn, len(in_turn))):
+        fast, plain = Halving(seeds, SLICES, keep), PlainHalving(seeds, SLICES, keep)
+        for report in reports:
+            assert fast.goes_on(*report, accuracies[report]) == plain.goes_on(*report, accuracies[report])
+
+
+@few
+@given(searches, st.randoms(use_true_random=False))
+def test_a_trial_that_starts_again_changes_no_answer(found, shuffle):
+    seeds, share, draw = found
+    accuracies = random_accuracies(seeds, draw)
+    halving, plain = (Halving(seeds, SLICES, max(1, round(share * len(seeds)))) for _ in range(2))
+    for seed, examples in ((s, n) for s in sorted(seeds) for n in SLICES):
+        answer = halving.goes_on(seed, examples, accuracies[seed, examples])
+        assert answer == plain.goes_on(seed, examples, accuracies[seed, examples])
+        for again in (shuffle.choice(sorted(seeds)), seed):
+            if (again, examples) in halving.answers:
+                before = halving.answers[again, examples]
+                assert halving.goes_on(again, examples, shuffle.random()) == before
+    assert halving.records == plain.records
+
+
+class Counted(int):
+    """A seed that counts how often it is looked at."""
+
+    looks = 0
+
+    def _look(name):
+        def look(self, other):
+            Counted.looks += 1
+            return getattr(int, name)(self, other)
+
+        return look
+
+    __lt__, __gt__, __le__, __ge__, __eq__ = map(_look, ("__lt__", "__gt__", "__le__", "__ge__", "__eq__"))
+    __hash__ = int.__hash__
+
+
+def work_of(task, monkeypatch) -> int:
+    """How many comparisons of seeds, and values given to `quantile`, a task takes."""
+    Counted.looks, given = 0, []
+    quantile = np.quantile
+    monkeypatch.setattr(np, "quantile", lambda values, share: given.append(len(values)) or quantile(values, share))
+    task()
+    return Counted.looks + sum(given)
+
+
+def other_seed_study() -> Study:
+    settings = {"name": "s", "task": "sst2", "data": "embedded", "seeds": 2, "controls": {"other_seed": True}}
+    return Study(validate_config(settings, "s"), Dataset(NO_EXAMPLES, NO_EXAMPLES, NO_EXAMPLES, "none"))
+
+
+def counted_seeds(count: int) -> list[Counted]:
+    return [Counted(seed) for seed in random.Random(0).sample(range(10**6), count)]
+
+
+def whole_search(count: int) -> None:
+    halving, draw = Halving(counted_seeds(count), SLICES, count // 4), random.Random(0)
+    for seed in itertools.chain(*halving.generations()):
+        for examples in SLICES:
+            if not halving.goes_on(seed, examples, draw.random()):
+                break
+
+
+def all_units(count: int) -> None:
+    assert len(other_seed_study().units(counted_seeds(count))) == 2 * count
+
+
+@pytest.mark.parametrize("task", [whole_search, all_units])
+def test_ten_times_the_seeds_are_hardly_more_than_ten_times_the_work(task, monkeypatch):
+    few, many = (work_of(lambda count=count: task(count), monkeypatch) for count in (300, 3000))
+    assert 0 < many < 20 * few
+
+
+@few
+@given(st.lists(st.integers(0, 99), min_size=2, max_size=30, unique=True))
+def test_another_seed_is_the_next_in_order_and_after_the_last_the_first(seeds):
+    study = other_seed_study()
+    others = {unit.seed: unit.tuned_on for unit in study.units(seeds) if unit.control.name == "other_seed"}
+    for seed in seeds:
+        assert others[seed] == min((s for s in seeds if s > seed), default=min(seeds))
+        assert study.unit(seed, control_named("other_seed"), seeds).tuned_on == others[seed]
 
 
 scored = st.lists(

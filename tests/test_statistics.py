@@ -1,5 +1,8 @@
 """A metric across seeds: the numbers of NumPy and SciPy, the same in every order, none dropped in silence."""
 
+import os
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 import numpy as np
@@ -35,6 +38,14 @@ def test_a_distribution_is_numpys(sample):
     np.testing.assert_allclose(numbers(found)[:-2], expected, atol=1e-12)
 
 
+def test_scipy_gives_the_intervals_of_many_samples_at_once_from_the_same_resamples():
+    samples = np.sort(np.random.default_rng(1).normal(0.3, 0.1, (4, 31)), axis=1)
+    expected = scipy.stats.bootstrap(
+        (samples,), np.mean, axis=1, n_resamples=997, method="BCa", rng=np.random.default_rng(7)
+    ).confidence_interval
+    np.testing.assert_allclose(Bootstrap(997, 7).intervals(samples), np.stack(expected, axis=1), rtol=1e-9)
+
+
 @pytest.mark.parametrize("draw", ["normal", "skewed", "tied"])
 @pytest.mark.parametrize("seed", [0, [3, 2**63]])
 def test_the_interval_is_scipys_with_the_same_generator(draw, seed):
@@ -58,6 +69,52 @@ def test_the_interval_does_not_depend_on_how_many_resamples_are_held_at_once(mon
     whole = mean_interval(sample, 997, 0)
     monkeypatch.setattr("raydual.metrics.bootstrap._BLOCK_ELEMENTS", 31 * 7)
     assert mean_interval(sample, 997, 0) == pytest.approx(whole, rel=1e-9)
+
+
+def plain_counts(n: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each of n values is in each resample, counted resample by resample."""
+    drawn = np.random.default_rng(seed).integers(0, n, (resamples, n))
+    return np.stack([np.bincount(row, minlength=n) for row in drawn])
+
+
+@pytest.mark.parametrize("n", [2, 31, 500])
+@pytest.mark.parametrize("kept", ["in memory", "in a file", "nowhere"])
+def test_resamples_are_the_same_wherever_they_are_kept(n, kept, monkeypatch):
+    monkeypatch.setattr("raydual.metrics.bootstrap._CACHE_BYTES", 2**28 if kept == "in memory" else 0)
+    monkeypatch.setattr("raydual.metrics.bootstrap._FILE_BYTES", 0 if kept == "nowhere" else 2**31)
+    monkeypatch.setattr("raydual.metrics.bootstrap._BLOCK_ELEMENTS", 7 * n)
+    monkeypatch.setattr("raydual.metrics.bootstrap._COUNTED_ELEMENTS", 100)
+    bootstrap = Bootstrap(101, 3)
+    for _ in range(3):
+        assert (np.concatenate(list(bootstrap._blocks(n))) == plain_counts(n, 101, 3)).all()
+    assert bool(bootstrap._files) == (kept == "in a file")
+
+
+def test_resamples_that_no_disk_holds_are_drawn_again(monkeypatch):
+    def full(file, block, start):
+        written.append(start)
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        return len(block) // 2 if len(written) == 3 else os_pwrite(file, block, start)
+
+    written, os_pwrite = [], os.pwrite
+    monkeypatch.setattr("raydual.metrics.bootstrap._CACHE_BYTES", 0)
+    monkeypatch.setattr("raydual.metrics.bootstrap._BLOCK_ELEMENTS", 31 * 20)
+    monkeypatch.setattr("os.pwrite", full)
+    bootstrap = Bootstrap(101, 3)
+    for files in ([], [], [], [31]):
+        assert (np.concatenate(list(bootstrap._blocks(31))) == plain_counts(31, 101, 3)).all()
+        assert list(bootstrap._files) == files
+
+
+def test_threads_may_share_a_bootstrap_and_it_travels_to_other_processes():
+    samples = np.random.default_rng(0).normal(size=(40, 4, 60))
+    alone = [Bootstrap(997, 2).intervals(block) for block in samples]
+    shared = Bootstrap(997, 2)
+    with ThreadPoolExecutor(8) as pool:
+        np.testing.assert_array_equal(list(pool.map(shared.intervals, samples)), alone)
+    assert len(pickle.dumps(shared)) < 1000
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(shared)).intervals(samples[0]), alone[0])
 
 
 @few

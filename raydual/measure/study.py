@@ -1,6 +1,7 @@
 """A sweep and its data together: what every worker needs to make prompts. Loads no torch."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -86,8 +87,9 @@ class Study:
 
     def units(self, seeds: Sequence[int]) -> list[Unit]:
         """Everything that is measured when `seeds` are: control by control, the measurement itself first."""
+        in_order = sorted(seeds)
         return [
-            self.unit(seed, control, seeds)
+            _unit(seed, control, in_order)
             for control in controls_of(self.config.controls)
             for seed in (seeds if control is MEASUREMENT else seeds[: self.config.controls.seeds])
         ]
@@ -100,12 +102,7 @@ class Study:
         UserError
             There is no other seed.
         """
-        if control.tuned_on == "own":
-            return Unit(seed, control, seed)
-        following = [*(s for s in sorted(seeds) if s > seed), *sorted(s for s in seeds if s < seed)]
-        if not following:
-            raise UserError(f"control {control.name!r}: there is no seed but {seed} to fine-tune on; name more `seeds`")
-        return Unit(seed, control, following[0])
+        return _unit(seed, control, sorted(seeds))
 
     def case(self, tokenizer: tokenizers.Tokenizer, unit: Unit) -> Case:
         """The tokenized demonstrations of a unit."""
@@ -113,6 +110,17 @@ class Study:
         if unit.tuned_on == unit.seed:
             return Case(context)
         return Case(context, self.demonstrations(tokenizer, unit.tuned_on, unit.control))
+
+
+def _unit(seed: int, control: Control, in_order: Sequence[int]) -> Unit:
+    """`Study.unit` among sorted seeds."""
+    if control.tuned_on == "own":
+        return Unit(seed, control, seed)
+    after = bisect_right(in_order, seed)
+    following = in_order[after] if after < len(in_order) else next(iter(in_order), seed)
+    if following == seed:
+        raise UserError(f"control {control.name!r}: there is no seed but {seed} to fine-tune on; name more `seeds`")
+    return Unit(seed, control, following)
 
 
 def prepare_study(config: SweepConfig, weights: bool = True) -> Study:

@@ -81,10 +81,12 @@ class RunData:
         """The overall value of every seed, by (metric, condition)."""
         overall = (pc.field("layer") == OVERALL) & (pc.field("control") == NO_CONTROL)
         table = self.run.measured(["seed", "metric", "condition", "value"], overall).sort_by("seed")
-        values: dict[Key, list[float]] = {}
-        for row in table.to_pylist():
-            values.setdefault((row["metric"], row["condition"]), []).append(row["value"])
-        return {key: np.asarray(found) for key, found in values.items()}
+        # One thread keeps the order of seeds; Python objects for each value would take gigabytes.
+        groups = table.group_by(["metric", "condition"], use_threads=False).aggregate([("value", "list")])
+        return {
+            (metric.as_py(), condition.as_py()): values.values.to_numpy()
+            for metric, condition, values in zip(*(groups[name] for name in groups.column_names), strict=True)
+        }
 
     @cached_property
     def _comparison_rows(self) -> list[Row]:
