@@ -1,6 +1,5 @@
 """Measured rows become distributions over seeds, one metric at a time, so that memory does not grow with them."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from raydual.controls import report_order
 from raydual.metrics.bootstrap import Bootstrap
 from raydual.metrics.catalogue import CATALOGUE, OVERALL
 from raydual.metrics.statistics import compare_all, describe_all, holm
-from raydual.results import COMPARISONS, NO_CONTROL, SUMMARY, RunDirectory, write_table, write_text
+from raydual.results import COMPARISONS, NO_CONTROL, SUMMARY, RunDirectory
 
 Row = dict[str, Any]
 
@@ -43,9 +42,7 @@ def reduce_run(run: RunDirectory) -> pa.Table:
                     compared += _against_baseline(place, values[condition], base, bootstrap)
             compared += _against_controls(metric.name, condition, values[condition], bootstrap)
     table = pa.Table.from_pylist(rows, schema=SUMMARY)
-    write_table(run.summary_file, table, SUMMARY)
-    write_table(run.comparisons_file, pa.Table.from_pylist(compared, schema=COMPARISONS), COMPARISONS)
-    write_text(run.path / "summary.json", json.dumps(_headline(run, rows), indent=2, ensure_ascii=False) + "\n")
+    run.write_summary(table, pa.Table.from_pylist(compared, schema=COMPARISONS), _headline(run, rows))
     return table
 
 

@@ -12,11 +12,13 @@ import raydual
 ROOT = Path(raydual.__file__).parent
 FLOORS = (
     {"errors", "embedded"},
-    {"tasks.task"},
+    {"tasks.task", "schemas", "storage"},
+    {"tables", "lock", "journal", "measurements"},
     {"config"},
     {"axes"},
     {"loading", "controls"},
     {"metrics", "tasks", "results"},
+    {"resume"},
     {"model"},
     {"measure"},
     {"reduce", "cells", "report", "estimate"},

@@ -5,7 +5,6 @@ import json
 import math
 import tempfile
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -15,11 +14,12 @@ from ray.tune.search import Searcher
 
 from raydual.cluster.halving import Halving, SeedScore, choose
 from raydual.cluster.plan import ReplicaPlan
-from raydual.cluster.progress import StageProgress
+from raydual.cluster.progress import StageProgress, say
 from raydual.config import Finetune, SweepConfig
 from raydual.errors import UserError
+from raydual.journal import Journal
 from raydual.measure.study import Study
-from raydual.results import FINETUNE_SEARCH, SEED_SEARCH, RunDirectory, write_table
+from raydual.results import FINETUNE_SEARCH, SEED_SEARCH, RunDirectory
 
 
 @dataclass(frozen=True)
@@ -28,28 +28,6 @@ class Choice:
 
     seeds: tuple[int, ...]
     finetune: Finetune
-
-
-class Journal:
-    """Every report of the search, kept on disk so that a resumed search computes none of them again."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.reports: dict[str, dict[str, Any]] = {}
-        if path.is_file():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue  # the line that was being written when the run was killed
-                self.reports[entry["key"]] = entry["report"]
-
-    def add(self, key: str, report: dict[str, Any]) -> None:
-        """Append one report."""
-        if key not in self.reports:
-            self.reports[key] = report
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("\n" + json.dumps({"key": key, "report": report}))
 
 
 def slice_key(seed: int, examples: int) -> str:
@@ -262,7 +240,7 @@ class HalvingScheduler(FIFOScheduler):
 
 def search(study: Study, plan: ReplicaPlan, run: RunDirectory) -> Choice:
     """Choose seeds and fine-tuning settings as the sweep says."""
-    order = SearchOrder(study, Journal(run.search / "journal.jsonl"))
+    order = SearchOrder(study, run.journal(say))
     _tune(study, plan, order)
     return _store(run, study.config, order)
 
@@ -299,7 +277,7 @@ def _store(run: RunDirectory, config: SweepConfig, order: SearchOrder) -> Choice
             {**asdict(score), "kept": score.seed in chosen}
             for score in sorted(order.seed_scores.values(), key=lambda score: score.seed)
         ]
-        write_table(run.search / "seeds.parquet", pa.Table.from_pylist(rows, SEED_SEARCH), SEED_SEARCH)
+        run.write_seed_search(pa.Table.from_pylist(rows, SEED_SEARCH))
     settings = config.finetune
     if config.search.finetune is not None:
         best = _best(order.settings_scores, config.search.finetune.objective)
@@ -308,7 +286,7 @@ def _store(run: RunDirectory, config: SweepConfig, order: SearchOrder) -> Choice
             for report in sorted(order.settings_scores, key=lambda r: sorted(map(str, r["settings"].items())))
         ]
         table = pa.Table.from_pylist([{k: row[k] for k in FINETUNE_SEARCH.names} for row in rows], FINETUNE_SEARCH)
-        write_table(run.search / "finetune.parquet", table, FINETUNE_SEARCH)
+        run.write_finetune_search(table)
         settings = settings.model_copy(update=best["settings"])
     return Choice(chosen, settings)
 
