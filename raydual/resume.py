@@ -36,8 +36,8 @@ def verify(run: RunDirectory, note: Callable[[str], None]) -> None:
         They do not, or a file is damaged.
     """
     config = run.config()
-    files = run.rows.sound()
     _check_rows(run, config)
+    files = run.rows.sound()
     _check_searches(run, config)
     run.seed_search()
     run.finetune_search()

@@ -99,7 +99,10 @@ class Storage:
             found = self.filesystem.get_file_info(selector)
         entries = [
             Entry(
-                i.path[len(where) :].lstrip("/"), i.size or 0, (i.mtime_ns or 0) / 1e9, i.type == fs.FileType.Directory
+                i.path.lstrip("/")[len(where.lstrip("/")) :].lstrip("/"),
+                i.size or 0,
+                (i.mtime_ns or 0) / 1e9,
+                i.type == fs.FileType.Directory,
             )
             for i in found
         ]
@@ -211,6 +214,8 @@ def _append(path: Path, data: bytes) -> None:
                 left = left[file.write(left) :]
         except OSError:
             file.truncate(end)
+            if not end:
+                path.unlink()
             raise
 
 
