@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from raydual.errors import UserError
 from raydual.loading import Sweep
-from raydual.lock import locked
+from raydual.lock import INSTEAD, locked
 from raydual.metrics.bootstrap import Bootstrap
 from raydual.metrics.catalogue import CATALOGUE, OVERALL
 from raydual.metrics.statistics import compare_all, holm
@@ -89,11 +89,11 @@ class CellsDirectory:
         return RunDirectory(self.storage.sub(f"cells/{name}"))
 
     @contextmanager
-    def locked(self, say: Callable[[str], None]) -> Iterator[None]:
+    def locked(self, say: Callable[[str], None], instead: str = INSTEAD) -> Iterator[None]:
         """Hold the directory against other drivers; one whose cells hold nothing in the end is removed."""
         self.storage.make()
         try:
-            with locked(self.storage, say):
+            with locked(self.storage, say, instead):
                 remove_temporary(self.storage)
                 yield
         finally:

@@ -27,6 +27,7 @@ from raydual.storage import Entry, Storage
 SUFFIX = ".lock"
 HEARTBEAT_SECONDS = 15.0
 STALE_SECONDS = 120.0
+INSTEAD = "wait for it, stop it, or name another directory by --output"
 _START_TOLERANCE = 2.0
 _ATTEMPTS = 3
 _AT_ONCE_SECONDS = 3.0
@@ -88,8 +89,10 @@ def _gone(holder: Holder) -> bool | None:
 
 
 @contextmanager
-def locked(storage: Storage, say: Callable[[str], None]) -> Iterator[None]:
+def locked(storage: Storage, say: Callable[[str], None], instead: str = INSTEAD) -> Iterator[None]:
     """Hold the lock of a storage's folder; `say` is told when one that was left behind is taken over.
+
+    `instead` is what a person can do where another holds it.
 
     Raises
     ------
@@ -97,7 +100,7 @@ def locked(storage: Storage, say: Callable[[str], None]) -> Iterator[None]:
         Another driver holds it.
     """
     own = f"driver-{secrets.token_hex(6)}{SUFFIX}"
-    _acquire(storage, own, say)
+    _acquire(storage, own, say, instead)
     heart = _Heart(storage, own)
     storage.guard = heart.check
     heart.start()
@@ -110,7 +113,7 @@ def locked(storage: Storage, say: Callable[[str], None]) -> Iterator[None]:
             storage.remove(own)
 
 
-def _acquire(storage: Storage, own: str, say: Callable[[str], None]) -> None:
+def _acquire(storage: Storage, own: str, say: Callable[[str], None], instead: str) -> None:
     for attempt in range(_ATTEMPTS):
         me = _me()
         storage.write(own, json.dumps({field: getattr(me, field) for field in _FIELDS}).encode())
@@ -125,9 +128,7 @@ def _acquire(storage: Storage, own: str, say: Callable[[str], None]) -> None:
             break
         # Both started at this moment and both stepped back; whoever comes first now stays.
         time.sleep(random.uniform(0.1, 1.0) * (attempt + 1))
-    raise UserError(
-        f"{storage}: is being written by {holder}; wait for it, stop it, or name another directory by --output"
-    )
+    raise UserError(f"{storage}: is being written by {holder}; {instead}")
 
 
 def _others(

@@ -18,7 +18,7 @@ from raydual.controls import MEASUREMENT
 from raydual.errors import UserError
 from raydual.journal import Journal
 from raydual.loading import dump_config, stored_config
-from raydual.lock import SUFFIX, locked
+from raydual.lock import INSTEAD, SUFFIX, locked
 from raydual.measurements import Measurements, measurement_table
 from raydual.schemas import COMPARISONS, FINETUNE_SEARCH, MEASUREMENTS, SEED_SEARCH, SUMMARY
 from raydual.storage import RESUME, Storage, storage_at
@@ -108,8 +108,10 @@ class RunDirectory:
     # Starting and ending.
 
     @contextmanager
-    def locked(self, say: Callable[[str], None]) -> Iterator[None]:
+    def locked(self, say: Callable[[str], None], instead: str = INSTEAD) -> Iterator[None]:
         """Hold the directory against other drivers; one that holds nothing in the end is removed.
+
+        `say` is told what was taken over from a driver that is gone, `instead` is told if one is at work.
 
         Raises
         ------
@@ -118,7 +120,7 @@ class RunDirectory:
         """
         self.storage.make()
         try:
-            with locked(self.storage, say):
+            with locked(self.storage, say, instead):
                 remove_temporary(self.storage, *_FOLDERS)
                 yield
         finally:
@@ -218,7 +220,6 @@ class RunDirectory:
 
     def write_measurements(self, rows: pa.Table) -> str:
         """Store the rows of one finished batch of seeds; returns the file's name."""
-        self.rows.storage.guard = self.storage.guard
         if self._belonging is None or self._belonging[1] is None:
             config = self.config()
             chosen = self.finetune(config)

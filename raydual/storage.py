@@ -46,13 +46,16 @@ class Storage:
     def __init__(self, filesystem: Any, root: str, shown: str, *, local: bool, hint: str = "") -> None:
         self.filesystem, self.root, self.shown, self.local, self.hint = filesystem, root, shown, local, hint
         self.guard: Callable[[], None] | None = None
+        self.above: Storage | None = None
 
     def __str__(self) -> str:
         return self.shown
 
     def sub(self, folder: str) -> "Storage":
         """A folder in this one."""
-        return Storage(self.filesystem, self.full(folder), self.at(folder), local=self.local, hint=self.hint)
+        below = Storage(self.filesystem, self.full(folder), self.at(folder), local=self.local, hint=self.hint)
+        below.above = self
+        return below
 
     def at(self, name: str) -> str:
         """A file as a person names it."""
@@ -174,6 +177,8 @@ class Storage:
     def _guarded(self) -> None:
         if self.guard is not None:
             self.guard()
+        if self.above is not None:
+            self.above._guarded()
 
     @contextmanager
     def _told(self, name: str, done: str) -> Iterator[None]:

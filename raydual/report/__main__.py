@@ -14,6 +14,8 @@ from raydual.results import CONFIG, RunDirectory, copy_run
 from raydual.resume import verify
 from raydual.storage import storage_at
 
+_INSTEAD = "wait for it, or make a report of what is there so far with --into DIR"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
@@ -38,7 +40,7 @@ def _again(where: str, into: str | None) -> None:
     if not cells.storage.exists(CELLS):
         print(_one(RunDirectory(where)))
         return
-    with cells.locked(_note):
+    with cells.locked(_note, _INSTEAD):
         for name in cells.stored()["cells"]:
             _one(cells.cell(name))
         reduce_cells(cells)
@@ -48,7 +50,7 @@ def _again(where: str, into: str | None) -> None:
 def _one(run: RunDirectory) -> Path | str:
     if not run.has_config() and not run.damaged_config():
         raise UserError(f"{run}: not a run directory, it holds no {CONFIG}")
-    with run.locked(_note):
+    with run.locked(_note, _INSTEAD):
         verify(run, _note)
         reduce_run(run)
         return write_report(run)
