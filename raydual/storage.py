@@ -51,6 +51,10 @@ class Storage:
     def __str__(self) -> str:
         return self.shown
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy in another process does not write, and what guards this one cannot go there.
+        return {**self.__dict__, "guard": None}
+
     def sub(self, folder: str) -> "Storage":
         """A folder in this one."""
         below = Storage(self.filesystem, self.full(folder), self.at(folder), local=self.local, hint=self.hint)

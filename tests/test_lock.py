@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -191,6 +192,14 @@ def test_of_many_that_start_at_once_never_two_go_on_together(tmp_path, store):
         thread.join()
     assert max(most, default=0) <= 1
     assert locks(where) == []
+
+
+def test_a_storage_that_is_held_may_be_sent_to_other_processes(tmp_path):
+    storage = storage_at(tmp_path)
+    with locked(storage, print):
+        copy = pickle.loads(pickle.dumps(storage.sub("search")))
+    copy.write("a", b"b")
+    assert storage.read("search/a") == b"b"
 
 
 def test_a_report_of_a_run_in_progress_changes_nothing(tmp_path, other, capsys):
