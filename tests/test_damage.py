@@ -7,7 +7,9 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
+from raydual.cells import CellsDirectory
 from raydual.errors import UserError
+from raydual.loading import Cell, Sweep
 from raydual.measurements import Measurements
 from raydual.reduce import reduce_run
 from raydual.report.__main__ import main as report
@@ -286,3 +288,41 @@ def test_an_older_file_with_seeds_that_the_sweep_lacks_is_refused(old, capsys):
     write_table(old.measurements / "seed-000900-0123456789ab.parquet", measurement_table(rows), MEASUREMENTS)
     assert report([str(old.path)]) == 2
     assert "holds seed 900, which is not of this sweep" in capsys.readouterr().err
+
+
+# A sweep with axes
+
+
+@pytest.mark.parametrize("damage", ["empty", "garbage", "a directory"])
+def test_a_damaged_list_of_cells_is_named_and_written_again(tmp_path, damage, capsys):
+    cells = CellsDirectory(tmp_path / "cells")
+    axes = {"demonstrations": ["4", "8"]}
+    made = [
+        Cell(k, {"demonstrations": k}, synthetic_config(3, search=False, demonstrations=int(k))) for k in ("4", "8")
+    ]
+    sweep = Sweep("x", axes, tuple(made))
+    cells.start(sweep)
+    for cell in made:
+        run = cells.cell(cell.name)
+        run.start(cell.config)
+        run.write_measurements(measurement_table(synthetic_rows(3, 1, ())))
+    assert report([str(cells.path)]) == 0
+    DAMAGES[damage](cells.sweep_file)
+    capsys.readouterr()
+    assert report([str(cells.path)]) == 2
+    assert "cells" in capsys.readouterr().err
+    cells.check(sweep, resume=True)
+    with cells.locked(print):
+        cells.start(sweep)
+    assert cells.stored()["axes"] == axes
+    assert report([str(cells.path)]) == 0
+
+
+def test_a_sweep_with_axes_that_stored_nothing_leaves_nothing(tmp_path):
+    cells = CellsDirectory(tmp_path / "cells")
+    config = synthetic_config(3, search=False)
+    with pytest.raises(UserError), cells.locked(print):
+        cells.start(Sweep("x", {"demonstrations": ["4"]}, (Cell("4", {"demonstrations": "4"}, config),)))
+        with _taken(cells.cell("4"), config, resume=False):
+            raise UserError("cluster: it has 1 CPU")
+    assert not cells.path.exists()

@@ -1,13 +1,10 @@
 """A run on S3: a real server on loopback, the same results, faults and messages as on a disk."""
 
-import csv
 import json
 import logging
 import os
 import secrets
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -25,7 +22,7 @@ from raydual.sweep import _taken
 from raydual.sweep import main as sweep
 
 from .synthetic import synthetic_config, synthetic_rows, synthetic_run
-from .tiny import LABELS, TEMPLATE, save_tiny, tiny_examples
+from .tiny_sweep import drive, tiny_sweep
 
 pytestmark = pytest.mark.slow
 
@@ -194,37 +191,7 @@ def test_credentials_that_are_missing_or_wrong_are_one_line(server, small, capsy
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """A sweep of a tiny model on a file of reviews."""
-    import yaml
-
-    folder = tmp_path_factory.mktemp("tiny")
-    with (folder / "reviews.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("text", "label"), *tiny_examples(150)])
-    (folder / "token").write_text(secrets.token_hex(32))
-    settings = {
-        "name": "tiny",
-        "model": str(save_tiny(folder / "model")),
-        "task": {"name": "tiny", "template": TEMPLATE, "label_words": list(LABELS)},
-        "data": str(folder / "reviews.csv"),
-        "demonstrations": 5,
-        "seeds": 8,
-        "split": {"selection": 12, "measured": 13},
-        "search": {"seeds": {"keep": 6, "slices": [4, 8]}, "finetune": {"learning_rate": [0.02, 0.2], "seeds": 2}},
-        "measures": {"resamples": 200},
-        "controls": {"random_step": True},
-        "execution": {"seeds_per_batch": 1},
-    }
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    return folder
-
-
-def drive(folder, *arguments: str) -> subprocess.Popen:
-    environment = {**os.environ, "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "raydual.sweep", str(folder / "tiny.yaml"), "--address", "local", *arguments],
-        cwd=folder, env=environment, start_new_session=True, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    return tiny_sweep(tmp_path_factory.mktemp("tiny"))
 
 
 def test_a_sweep_to_s3_that_is_killed_goes_on_to_what_a_local_one_finds(where, tiny, tmp_path):
