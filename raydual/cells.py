@@ -55,6 +55,7 @@ class CellsDirectory:
 
     def __init__(self, where: Path | str) -> None:
         self.storage = storage_at(where, RESUME)
+        self._new = False
 
     def __str__(self) -> str:
         return str(self.storage)
@@ -91,7 +92,7 @@ class CellsDirectory:
     @contextmanager
     def locked(self, say: Callable[[str], None], instead: str = INSTEAD) -> Iterator[None]:
         """Hold the directory against other drivers; one whose cells hold nothing in the end is removed."""
-        self.storage.make()
+        self._new = self.storage.make()
         try:
             with locked(self.storage, say, instead):
                 remove_temporary(self.storage)
@@ -130,9 +131,10 @@ class CellsDirectory:
     def discard_if_empty(self) -> None:
         """Remove the axes, and the directory, if no cell has stored anything."""
         with contextlib.suppress(UserError, OSError):
+            self.storage.remove_empty("cells", itself=False)
             if not self.storage.list("cells") and is_unused(self.storage, (CELLS,)):
                 self.storage.remove(CELLS)
-            self.storage.remove_empty()
+                self.storage.remove_empty(itself=self._new)
 
     def stored(self) -> dict[str, Any]:
         """`name`, `axes` (the values of each in words) and `cells` (the value of each axis, by the cell's name)."""

@@ -52,7 +52,7 @@ class RunDirectory:
 
     def __init__(self, where: Path | str | Storage) -> None:
         self.storage = where if isinstance(where, Storage) else storage_at(where, RESUME)
-        self._made = False
+        self._made, self._new = False, False
         self._belonging: tuple[str, str | None] | None = None
 
     def __str__(self) -> str:
@@ -118,7 +118,7 @@ class RunDirectory:
         UserError
             Another driver holds it.
         """
-        self.storage.make()
+        self._new = self.storage.make()
         try:
             with locked(self.storage, say, instead):
                 remove_temporary(self.storage, *_FOLDERS)
@@ -140,7 +140,9 @@ class RunDirectory:
             if self._made and is_unused(self.storage):
                 self.storage.remove(CONFIG)
                 self._made = False
-            self.storage.remove_empty()
+                self.storage.remove_empty(*_FOLDERS, itself=self._new)
+            elif self._new:
+                self.storage.remove_empty(itself=True)
 
     # The settings.
 
@@ -277,6 +279,7 @@ class RunDirectory:
                 isinstance(found[key], dict) for key in ("seeds", "finetune", "seconds", "hardware", "versions")
             ):
                 raise ValueError("it lacks what a manifest has")
+            int(found["seeds"]["measured"]), int(found["seeds"].get("controls", 0)), list(found["seeds"]["failed"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.storage.at(MANIFEST)}: damaged ({error}); {_MADE_ANEW}") from None
         return found

@@ -158,25 +158,25 @@ class Storage:
         with self._told(name, "removed"), contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_file(self.full(name))
 
-    def make(self, *folders: str) -> None:
-        """Make the folder itself and some in it; an object store needs none."""
-        if self.local:
-            for folder in ("", *folders):
-                with self._told(folder, "written"):
-                    Path(self.full(folder)).mkdir(parents=True, exist_ok=True)
-
-    def remove_empty(self) -> None:
-        """Remove the folder if there is no file in it or under it."""
-        if any(not entry.folder for entry in self.list(below=True)):
-            return
+    def make(self, *folders: str) -> bool:
+        """Make the folder itself and some in it; an object store needs none. Whether the folder itself is new."""
         if not self.local:
+            return not self.list()
+        new = not Path(self.full("")).exists()
+        for folder in ("", *folders):
+            with self._told(folder, "written"):
+                Path(self.full(folder)).mkdir(parents=True, exist_ok=True)
+        return new
+
+    def remove_empty(self, *folders: str, itself: bool) -> None:
+        """Remove some folders, and with `itself` this one, if no file is in or under any of them."""
+        if self.local:
+            for folder in (*folders, *([""] if itself else [])):
+                with contextlib.suppress(OSError):
+                    Path(self.full(folder)).rmdir()
+        elif all(entry.folder for entry in self.list(below=True)):
             with contextlib.suppress(OSError):
                 self.filesystem.delete_dir(self.root)
-            return
-        folders = [entry.name for entry in self.list(below=True)]
-        for folder in (*sorted(folders, key=len, reverse=True), ""):
-            with contextlib.suppress(OSError):
-                Path(self.full(folder)).rmdir()
 
     def _guarded(self) -> None:
         if self.guard is not None:
@@ -269,6 +269,8 @@ def storage_at(where: Path | str, hint: str = "") -> Storage:
     UserError
         The URL is malformed, or its scheme is not one of these; or the object store cannot be reached.
     """
+    if isinstance(where, Path) and where.parts[:1] and where.parts[0].lower() in {f"{name}:" for name in _FILESYSTEMS}:
+        raise UserError(f"{where}: an address of an object store is a text, not a path")
     url = None if isinstance(where, Path) else _URL.match(where)
     if url is None:
         return Storage(fs.LocalFileSystem(), str(where), str(where), local=True, hint=hint)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -91,6 +92,18 @@ def test_a_run_is_the_same_wherever_it_lies(where, tmp_path):
     assert [entry.name for entry in there.storage.list(below=True)] == names
     for name in ("report.html", "summary.json", "figures/layers.svg"):
         assert there.storage.read(name) == here.storage.read(name)
+
+
+def test_an_address_given_as_a_path_is_refused():
+    with pytest.raises(UserError, match="is a text, not a path"):
+        RunDirectory(Path("s3://bucket/run"))
+
+
+def test_a_directory_that_was_there_before_stays_with_what_was_in_it(tmp_path):
+    (tmp_path / "mine").mkdir()
+    with _taken(RunDirectory(tmp_path), synthetic_config(3), resume=False):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_a_path_of_a_run_that_is_not_on_a_disk_is_refused():
