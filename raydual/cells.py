@@ -1,22 +1,36 @@
 """A sweep with axes: a run directory for each cell, and the cells beside each other."""
 
+import contextlib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from raydual.errors import UserError
 from raydual.loading import Sweep
+from raydual.lock import INSTEAD, locked
 from raydual.metrics.bootstrap import Bootstrap
 from raydual.metrics.catalogue import CATALOGUE, OVERALL
 from raydual.metrics.statistics import compare_all, holm
-from raydual.results import COMPARISONS, NO_CONTROL, SUMMARY, RunDirectory, check_unused, write_table, write_text
+from raydual.results import (
+    COMPARISONS,
+    NO_CONTROL,
+    SUMMARY,
+    RunDirectory,
+    check_unused,
+    is_unused,
+    json_bytes,
+    made_again,
+    remove_temporary,
+)
+from raydual.storage import RESUME, storage_at
+from raydual.tables import read_table, table_bytes
 
 Row = dict[str, Any]
 
@@ -33,35 +47,58 @@ ALONG_AXES = pa.schema(
 """The overall metrics of every cell minus those of the cell with the axis's first value, paired over seeds."""
 
 
-@dataclass(frozen=True)
-class CellsDirectory:
-    """The files of a sweep with axes. It holds no absolute path, so it can be moved."""
+CELLS = "cells.json"
 
-    path: Path
+
+class CellsDirectory:
+    """The files of a sweep with axes, at a local path or a URL. It holds no absolute path, so it can be moved."""
+
+    def __init__(self, where: Path | str) -> None:
+        self.storage = storage_at(where, RESUME)
+        self._new = False
+
+    def __str__(self) -> str:
+        return str(self.storage)
+
+    @property
+    def path(self) -> Path:
+        """The directory, on a local disk."""
+        return self.storage.path()
 
     @property
     def sweep_file(self) -> Path:
         """The axes and the cells."""
-        return self.path / "cells.json"
+        return self.storage.path(CELLS)
 
     @property
     def summary_file(self) -> Path:
         """The distributions of all cells, with a column for the cell and for every axis."""
-        return self.path / "summary.parquet"
+        return self.storage.path("summary.parquet")
 
     @property
     def comparisons_file(self) -> Path:
         """The cells compared along each axis (`ALONG_AXES`)."""
-        return self.path / "comparisons.parquet"
+        return self.storage.path("comparisons.parquet")
 
     @property
     def report_file(self) -> Path:
         """The report that compares the cells."""
-        return self.path / "report.html"
+        return self.storage.path("report.html")
 
     def cell(self, name: str) -> RunDirectory:
         """The run directory of a cell."""
-        return RunDirectory(self.path / "cells" / name)
+        return RunDirectory(self.storage.sub(f"cells/{name}"))
+
+    @contextmanager
+    def locked(self, say: Callable[[str], None], instead: str = INSTEAD) -> Iterator[None]:
+        """Hold the directory against other drivers; one whose cells hold nothing in the end is removed."""
+        self._new = self.storage.make()
+        try:
+            with locked(self.storage, say, instead):
+                remove_temporary(self.storage)
+                yield
+        finally:
+            self.discard_if_empty()
 
     def check(self, sweep: Sweep, resume: bool) -> None:
         """Check that the directory is new, or holds a sweep with the same axes and may be gone on with.
@@ -72,38 +109,56 @@ class CellsDirectory:
             Without `resume` something is there already; with it there is nothing, or something else.
         """
         if not resume:
-            check_unused(self.path)
-        elif not self.sweep_file.is_file():
-            raise UserError(f"{self.path}: nothing to resume, it holds no cells.json; leave --resume out")
-        elif list(self.stored()["axes"]) != list(sweep.axes):
+            check_unused(self.storage)
+            return
+        stored = self._stored_or_none()
+        if stored is None and not self.storage.list("cells"):
+            raise UserError(f"{self}: nothing to resume, it holds no {CELLS}; leave --resume out")
+        if stored is not None and list(stored["axes"]) != list(sweep.axes):
             raise UserError(
-                f"{self.path}: cannot resume with other axes, it has {', '.join(self.stored()['axes'])}; "
+                f"{self}: cannot resume with other axes, it has {', '.join(stored['axes'])}; "
                 "use the same, or another --output"
             )
 
     def start(self, sweep: Sweep) -> None:
         """Make the directory, if need be, and store the axes and cells."""
         stored = {"name": sweep.name, "axes": sweep.axes, "cells": {cell.name: cell.values for cell in sweep.cells}}
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_text(self.sweep_file, json.dumps(stored, indent=2, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot write the directory: {error.strerror}") from None
+        self.storage.make()
+        if any(entry.name == CELLS and entry.folder for entry in self.storage.list()):
+            self.storage.rename(CELLS, f"{CELLS}.damaged")
+        self.storage.write(CELLS, json_bytes(stored))
+
+    def discard_if_empty(self) -> None:
+        """Remove the axes, and the directory, if no cell has stored anything."""
+        with contextlib.suppress(UserError, OSError):
+            self.storage.remove_empty("cells", itself=False)
+            if not self.storage.list("cells") and is_unused(self.storage, (CELLS,)):
+                self.storage.remove(CELLS)
+                self.storage.remove_empty(itself=self._new)
 
     def stored(self) -> dict[str, Any]:
         """`name`, `axes` (the values of each in words) and `cells` (the value of each axis, by the cell's name)."""
         try:
-            return json.loads(self.sweep_file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{self.sweep_file}: cannot be read ({error}); run the sweep again with --resume") from None
+            found = json.loads(self.storage.read_text(CELLS))
+            return {"name": str(found["name"]), "axes": dict(found["axes"]), "cells": dict(found["cells"])}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.storage.at(CELLS)}: damaged ({error}); run the sweep again with --resume, which writes it anew"
+            ) from None
+
+    def _stored_or_none(self) -> dict[str, Any] | None:
+        with contextlib.suppress(UserError):
+            return self.stored() if self.storage.exists(CELLS) else None
+        return None
 
     def summary(self) -> pa.Table:
         """The distributions of all cells."""
-        return pq.read_table(self.summary_file)
+        axes = [pa.field(column, pa.string(), False) for column in ("cell", *self.stored()["axes"])]
+        return read_table(self.storage, "summary.parquet", pa.schema([*SUMMARY, *axes]), made_again(self.storage))
 
     def comparisons(self) -> pa.Table:
         """The cells compared along each axis."""
-        return pq.read_table(self.comparisons_file)
+        return read_table(self.storage, "comparisons.parquet", ALONG_AXES, made_again(self.storage))
 
 
 def reduce_cells(directory: CellsDirectory) -> None:
@@ -116,9 +171,10 @@ def reduce_cells(directory: CellsDirectory) -> None:
             table = table.append_column(column, pa.array([value] * len(table), pa.string()))
         tables.append(table)
     axes = [pa.field(column, pa.string(), False) for column in ("cell", *stored["axes"])]
-    write_table(directory.summary_file, pa.concat_tables(tables), pa.schema([*SUMMARY, *axes]))
-    rows = list(_along_axes(directory, stored))
-    write_table(directory.comparisons_file, pa.Table.from_pylist(rows, ALONG_AXES), ALONG_AXES)
+    schema = pa.schema([*SUMMARY, *axes])
+    directory.storage.write("summary.parquet", table_bytes(pa.concat_tables(tables), schema))
+    along = pa.Table.from_pylist(list(_along_axes(directory, stored)), ALONG_AXES)
+    directory.storage.write("comparisons.parquet", table_bytes(along, ALONG_AXES))
 
 
 def pairs_along(axis: str, values: list[str], cells: dict[str, dict[str, str]]) -> Iterator[tuple[str, str]]:

@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     for name, text in _HELP.items():
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument(
-            "config", nargs="?", type=Path, metavar="CONFIG", default=SWEEPS / "quickstart.yaml",
+            "config", nargs="?", metavar="CONFIG", default=SWEEPS / "quickstart.yaml",
             help="a sweep file, or a run directory: then with the fine-tuning settings that its search chose "
             "(default: the quickstart)",
         )  # fmt: skip
@@ -111,24 +111,24 @@ def _laboratory(args: argparse.Namespace) -> Any:
     return Laboratory(config, settings, seeds)
 
 
-def read_study(path: Path, overrides: Sequence[str]) -> tuple[SweepConfig, Finetune, Sequence[int]]:
+def read_study(where: Path | str, overrides: Sequence[str]) -> tuple[SweepConfig, Finetune, Sequence[int]]:
     """A sweep, its fine-tuning settings and its measured seeds, from a sweep file or a run directory."""
-    if not path.is_dir():
-        config = load_config(path, overrides)
+    if "://" not in str(where) and not Path(where).is_dir():
+        config = load_config(Path(where), overrides)
         return config, config.finetune, config.seeds
     from raydual.results import RunDirectory
 
-    run = RunDirectory(path)
-    if not run.config_file.is_file():
-        raise UserError(f"{path}: not a run directory, it holds no config.yaml")
-    config = load_config(run.config_file, overrides)
+    run = RunDirectory(where)
+    if not run.has_config():
+        raise UserError(f"{where}: not a run directory, it holds no config.yaml")
+    config = run.config(overrides)
     candidates, tried = run.seed_search(), run.finetune_search()
     seeds = [row["seed"] for row in candidates.to_pylist() if row["kept"]] if candidates else config.seeds
     if tried is None or any(override.startswith("finetune") for override in overrides):
         return config, config.finetune, seeds
     best = next((row for row in tried.to_pylist() if row["chosen"]), None)
     if best is None:
-        raise UserError(f"{path}: its search has chosen no fine-tuning settings; go on with it: --resume")
+        raise UserError(f"{where}: its search has chosen no fine-tuning settings; go on with it: --resume")
     chosen = {name: best[name] for name in ("optimizer", "learning_rate", "epochs")}
     return config, config.finetune.model_copy(update=chosen), seeds
 

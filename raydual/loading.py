@@ -111,6 +111,16 @@ def validate_config(raw: Mapping[str, Any], where: str) -> SweepConfig:
         raise UserError("\n".join(lines[:_MOST_LINES] + more)) from None
 
 
+def stored_config(text: str, where: str, overrides: Iterable[str] = ()) -> SweepConfig:
+    """The sweep that `dump_config` wrote, whose paths are absolute, with `key=value` overrides."""
+    raw = parse_yaml(text, where)
+    if not isinstance(raw, dict):
+        raise UserError(f"{where}: damaged, it holds no settings")
+    for override in overrides:
+        _apply_override(raw, override)
+    return validate_config(raw, where)
+
+
 def dump_config(config: SweepConfig) -> str:
     """The resolved sweep as YAML that `load_config` reads back to an equal one."""
     settings = config.model_dump(mode="json")

@@ -1,6 +1,5 @@
 """Measured rows become distributions over seeds: one pass over the files, then the metrics one by one, side by side."""
 
-import json
 import math
 import os
 from collections import Counter, deque
@@ -21,7 +20,7 @@ from raydual.config import SweepConfig
 from raydual.metrics.bootstrap import Bootstrap
 from raydual.metrics.catalogue import CATALOGUE, OVERALL
 from raydual.metrics.statistics import compare_all, describe_all, holm
-from raydual.results import COMPARISONS, NO_CONTROL, SUMMARY, RunDirectory, write_table, write_text
+from raydual.results import COMPARISONS, NO_CONTROL, SUMMARY, RunDirectory
 
 Row = dict[str, Any]
 
@@ -96,9 +95,7 @@ def reduce_run(run: RunDirectory, map_large: Mapper | None = None) -> pa.Table:
         headline = _headline(config, buckets, rows)
     table = pa.Table.from_pylist(rows, schema=SUMMARY)
     compared = [row for part in found for row in part.compared]
-    write_table(run.summary_file, table, SUMMARY)
-    write_table(run.comparisons_file, pa.Table.from_pylist(compared, schema=COMPARISONS), COMPARISONS)
-    write_text(run.path / "summary.json", json.dumps(headline, indent=2, ensure_ascii=False) + "\n")
+    run.write_summary(table, pa.Table.from_pylist(compared, schema=COMPARISONS), headline)
     return table
 
 

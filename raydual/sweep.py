@@ -4,7 +4,8 @@ import argparse
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,9 @@ def parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
         help="change one setting, for example --set demonstrations=16 or --set search.seeds.keep=8; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--output", type=Path, metavar="DIR", help="the run directory (default: runs/NAME)")
+    parser.add_argument(
+        "--output", metavar="DIR", help="the run directory, a path, s3://BUCKET/PATH or gs://… (default: runs/NAME)"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run in that directory")
     parser.add_argument(
         "--address",
@@ -79,8 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     if args.config is not None:
         sweep = load_sweep(args.config, args.overrides)
-        output = (args.output or Path("runs") / sweep.name).absolute()
-        where = str(args.config)
+        output, where = _place(args.output, sweep.name), str(args.config)
         if sweep.axes:
             execute_cells(sweep, output, where=where, resume=args.resume, address=args.address, wait_minutes=args.wait)
         else:
@@ -93,20 +95,35 @@ def _run(args: argparse.Namespace) -> None:
     # Both read before Ray is started, which takes seconds: a mistake in the settings answers at once.
     small, large = (SWEEPS / "quickstart.yaml", SWEEPS / "sst2.yaml")
     configs = {path: load_config(path, args.overrides) for path in (small, large)}
+    runs = {path: _run_directory(_place(args.output, config.name)) for path, config in configs.items()}
     from raydual.cluster.connect import connect
 
     with connect(args.address) as connection:
         path = large if connection.gpus else small
-        config = configs[path]
-        run = _run_directory((args.output or Path("runs") / config.name).absolute())
-        execute(config, run, where=str(path), resume=args.resume, address=args.address, wait_minutes=args.wait)
+        execute(
+            configs[path], runs[path], where=str(path), resume=args.resume, address=args.address,
+            wait_minutes=args.wait,
+        )  # fmt: skip
 
 
-def _run_directory(path: Path) -> "RunDirectory":
+def _place(output: str | None, name: str) -> Path | str:
+    """Where the run goes: a URL as it is, a path from the root."""
     # Loaded only now: help and mistakes in the settings need no pyarrow.
+    from raydual.storage import lasting, storage_at
+
+    where = lasting(output) if output else Path("runs") / name
+    storage = storage_at(where)
+    return storage.path().absolute() if storage.local else where
+
+
+def _run_directory(where: Path | str) -> "RunDirectory":
     from raydual.results import RunDirectory
 
-    return RunDirectory(path)
+    return RunDirectory(where)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def execute(
@@ -132,20 +149,35 @@ def execute(
         A mistake in the settings, data, model, files or cluster; nothing that was measured is lost.
     """
     from raydual.measure.study import prepare_study
+    from raydual.resume import check
 
-    run.check(config, resume)
+    check(run, config, resume)
     study = prepare_study(config)
-    run.start(config)
-    from raydual.cluster.run import run_study
-    from raydual.cluster.session import Where
+    with _taken(run, config, resume):
+        from raydual.cluster.run import run_study
+        from raydual.cluster.session import Where
 
-    run_study(study, run, where, Where(address, wait_minutes))
+        run_study(study, run, where, Where(address, wait_minutes))
     return run
+
+
+@contextmanager
+def _taken(run: "RunDirectory", config: SweepConfig, resume: bool) -> Iterator[None]:
+    """Hold a run directory, made ready; if nothing was stored in it in the end, it is removed."""
+    from raydual.resume import check, repair
+
+    with run.locked(_say):
+        # Again, now that no other driver can change what is found.
+        check(run, config, resume)
+        if resume:
+            repair(run, config, _say)
+        run.start(config)
+        yield
 
 
 def execute_cells(
     sweep: Sweep,
-    output: Path,
+    output: Path | str,
     *,
     where: str = "settings",
     resume: bool = False,
@@ -164,33 +196,36 @@ def execute_cells(
     from raydual.cells import CellsDirectory, reduce_cells
     from raydual.measure.study import prepare_study
     from raydual.report.cells import write_cells_report
+    from raydual.results import is_unused
+    from raydual.resume import check
 
     directory = CellsDirectory(output)
     directory.check(sweep, resume)
     for cell in sweep.cells:
         run = directory.cell(cell.name)
-        run.check(cell.config, resume=resume and run.config_file.is_file())
+        check(run, cell.config, resume and not is_unused(run.storage))
     studies = [prepare_study(cell.config) for cell in sweep.cells]
-    directory.start(sweep)
-    from raydual.cluster.progress import say
-    from raydual.cluster.run import run_study, useful_replicas
-    from raydual.cluster.session import Where, check_machine, session
+    with directory.locked(_say):
+        directory.check(sweep, resume)
+        directory.start(sweep)
+        from raydual.cluster.run import run_study, useful_replicas
+        from raydual.cluster.session import Where, check_machine, session
 
-    place, most = Where(address, wait_minutes), max(map(useful_replicas, studies))
-    check_machine(studies[0], place, most)
-    with session(place, sweep.name, most) as opened:
-        say(f"sweep {sweep.name}: {len(sweep.cells)} cells, {', '.join(sweep.axes)}")
-        say(opened.connection.describe())
-        # Those of one model after each other: they share its replicas.
-        models = list(dict.fromkeys(study.config.model for study in studies))
-        work = sorted(zip(sweep.cells, studies, strict=True), key=lambda pair: models.index(pair[1].config.model))
-        for number, (cell, study) in enumerate(work, start=1):
-            say(f"\ncell {number} of {len(sweep.cells)}: {', '.join(f'{k} {v}' for k, v in cell.values.items())}")
-            run = directory.cell(cell.name)
-            run.start(cell.config)
-            run_study(study, run, where, place, opened)
-    reduce_cells(directory)
-    say(f"\n{write_cells_report(directory)}")
+        place, most = Where(address, wait_minutes), max(map(useful_replicas, studies))
+        check_machine(studies[0], place, most)
+        with session(place, sweep.name, most) as opened:
+            _say(f"sweep {sweep.name}: {len(sweep.cells)} cells, {', '.join(sweep.axes)}")
+            _say(opened.connection.describe())
+            # Those of one model after each other: they share its replicas.
+            models = list(dict.fromkeys(study.config.model for study in studies))
+            work = sorted(zip(sweep.cells, studies, strict=True), key=lambda pair: models.index(pair[1].config.model))
+            for number, (cell, study) in enumerate(work, start=1):
+                _say(f"\ncell {number} of {len(sweep.cells)}: {', '.join(f'{k} {v}' for k, v in cell.values.items())}")
+                run = directory.cell(cell.name)
+                with _taken(run, cell.config, resume and not is_unused(run.storage)):
+                    run_study(study, run, where, place, opened)
+        reduce_cells(directory)
+        _say(f"\n{write_cells_report(directory)}")
     return directory
 
 

@@ -18,7 +18,6 @@ from raydual.results import (
     SEED_SEARCH,
     RunDirectory,
     measurement_table,
-    write_table,
 )
 
 REASON = "its prompt has 2101 tokens, more than the context of 2048 holds"
@@ -95,7 +94,7 @@ def _row(seed: int, metric: str, condition: str, layer: int, value: float, reaso
 
 
 def synthetic_run(
-    path: Path,
+    path: Path | str,
     seeds: int = 11,
     layers: int = 5,
     failed: Sequence[int] = (4,),
@@ -108,6 +107,8 @@ def synthetic_run(
     """Write measurements, search tables and manifest under `path`; `shuffle` puts the rows in random order."""
     run, config = RunDirectory(path), synthetic_config(seeds, search)
     run.start(config)
+    if search:
+        _write_search(run, seeds)
     rows = list(synthetic_rows(seeds, layers, failed))
     order = list(range(seeds))
     if shuffle is not None:
@@ -116,8 +117,6 @@ def synthetic_run(
     for start in range(0, seeds, seeds_per_file):
         batch = order[start : start + seeds_per_file]
         run.write_measurements(measurement_table(row for row in rows if row["seed"] in batch))
-    if search:
-        _write_search(run, seeds)
     if manifest:
         run.write_manifest(_manifest(config, seeds, failed))
     return run
@@ -152,11 +151,8 @@ def _write_search(run: RunDirectory, seeds: int) -> None:
         for rate in (1e-3, 1e-2, 1e-1)
         for diverged in [rate == 1e-1 and optimizer == "adamw"]
     ]
-    for name, rows, schema in (
-        ("seeds", candidates, SEED_SEARCH),
-        ("finetune", settings, FINETUNE_SEARCH),
-    ):
-        write_table(run.search / f"{name}.parquet", pa.Table.from_pylist(rows, schema), schema)
+    run.write_seed_search(pa.Table.from_pylist(candidates, SEED_SEARCH))
+    run.write_finetune_search(pa.Table.from_pylist(settings, FINETUNE_SEARCH))
 
 
 def _manifest(config: SweepConfig, seeds: int, failed: Sequence[int]) -> dict[str, Any]:

@@ -11,14 +11,15 @@ import raydual
 
 ROOT = Path(raydual.__file__).parent
 FLOORS = (
-    {"errors", "embedded", "pulse"},
+    {"errors", "embedded", "pulse", "stopping"},
     {"files", "yaml_text"},
-    {"tasks.task"},
+    {"tasks.task", "schemas", "storage"},
+    {"tables", "lock", "journal", "measurements"},
     {"config"},
     {"axes"},
     {"loading", "controls"},
     {"metrics", "tasks", "results"},
-    {"buckets"},
+    {"resume", "buckets"},
     {"model"},
     {"measure"},
     {"reduce", "cells", "report", "estimate"},

@@ -17,11 +17,12 @@ from raydual.cluster.connect import unwrapped_user_errors
 from raydual.cluster.halving import Halving, SeedScore, choose
 from raydual.cluster.plan import Layout
 from raydual.cluster.pool import Lost
-from raydual.cluster.progress import StageProgress
+from raydual.cluster.progress import StageProgress, say
 from raydual.config import Finetune, SweepConfig
 from raydual.errors import UserError
+from raydual.journal import Journal
 from raydual.measure.study import Study
-from raydual.results import FINETUNE_SEARCH, SEED_SEARCH, Journal, RunDirectory, write_table
+from raydual.results import FINETUNE_SEARCH, SEED_SEARCH, RunDirectory
 
 _MOST_TRIALS = 32
 
@@ -286,7 +287,7 @@ def search(study: Study, key: str, pool: Any, layout: Layout, run: RunDirectory,
     UserError
         No trial could be scored, or too many failed one after another; what was found is kept for `--resume`.
     """
-    order = SearchOrder(study, run.journal(), _here(), progress)
+    order = SearchOrder(study, run.journal(say), _here(), progress)
     _tune(study, key, pool, layout, order)
     if order.mistake:
         raise UserError(order.mistake)
@@ -343,7 +344,7 @@ def _store(run: RunDirectory, config: SweepConfig, order: SearchOrder) -> Choice
             {**asdict(score), "kept": score.seed in chosen}
             for score in sorted(order.seed_scores.values(), key=lambda score: score.seed)
         ]
-        write_table(run.search / "seeds.parquet", pa.Table.from_pylist(rows, SEED_SEARCH), SEED_SEARCH)
+        run.write_seed_search(pa.Table.from_pylist(rows, SEED_SEARCH))
     settings = config.finetune
     if config.search.finetune is not None:
         best = _best(order.settings_scores, config.search.finetune.objective)
@@ -352,7 +353,7 @@ def _store(run: RunDirectory, config: SweepConfig, order: SearchOrder) -> Choice
             for report in sorted(order.settings_scores, key=lambda r: sorted(map(str, r["settings"].items())))
         ]
         table = pa.Table.from_pylist([{k: row.get(k) for k in FINETUNE_SEARCH.names} for row in rows], FINETUNE_SEARCH)
-        write_table(run.search / "finetune.parquet", table, FINETUNE_SEARCH)
+        run.write_finetune_search(table)
         settings = settings.model_copy(update=best["settings"])
     return Choice(chosen, settings)
 

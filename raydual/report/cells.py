@@ -19,7 +19,6 @@ from raydual.report.page import environment
 from raydual.report.published import published_by_task
 from raydual.report.standing import ALIKE, SIGNS, verdict
 from raydual.report.words import digits_of, interval, number, p_value, with_interval
-from raydual.results import write_text
 
 _COLOURS = ("#3b2f8f", "#d55e00", "#009e73", "#0072b2", "#cc79a7", "#e69f00", "#56b4e9", "#6b7280")
 
@@ -61,8 +60,8 @@ def short(axis: str) -> str:
     return axis.removeprefix("finetune.").replace("_", " ")
 
 
-def write_cells_report(directory: CellsDirectory) -> Path:
-    """Write `report.html` of a sweep with axes, from what lies in its directory; returns its path."""
+def write_cells_report(directory: CellsDirectory) -> Path | str:
+    """Write `report.html` of a sweep with axes, from what lies in its directory; returns where it is."""
     data = CellsData(directory)
     with theme.style():
         figures = [_axis_section(data, axis) for axis, values in data.axes.items() if len(values) > 1]
@@ -81,8 +80,7 @@ def write_cells_report(directory: CellsDirectory) -> Path:
             ),
         )
     )
-    write_text(directory.report_file, page)
-    return directory.report_file
+    return directory.storage.write_page("report.html", page)
 
 
 def _column(metric: Metric, condition: str) -> dict[str, str]:

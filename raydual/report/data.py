@@ -5,12 +5,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from raydual.config import SweepConfig
 from raydual.controls import Control, control_named, report_order
-from raydual.errors import UserError
 from raydual.metrics.catalogue import CATALOGUE, OVERALL, Metric
 from raydual.results import NO_CONTROL, RunDirectory
 
@@ -51,13 +49,7 @@ class RunData:
 
     @cached_property
     def _summary_rows(self) -> list[Row]:
-        try:
-            return self.run.summary().to_pylist()
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(
-                f"{self.run.summary_file}: cannot be read ({error}); make it again with "
-                f"`python -m raydual.report {self.run.path}`"
-            ) from None
+        return self.run.summary().to_pylist()
 
     @cached_property
     def summary(self) -> dict[tuple[str, str, int], Row]:
@@ -90,10 +82,6 @@ class RunData:
 
     @cached_property
     def _comparison_rows(self) -> list[Row]:
-        if not self.run.comparisons_file.is_file():
-            raise UserError(
-                f"{self.run.comparisons_file}: missing; make it by `python -m raydual.report {self.run.path}`"
-            )
         overall = (pc.field("layer") == OVERALL) & (pc.field("control") == NO_CONTROL)
         return self.run.comparisons().filter(overall).to_pylist()
 

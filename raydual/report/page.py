@@ -15,11 +15,11 @@ from raydual.report.layers import layer_figure
 from raydual.report.published import published_table
 from raydual.report.search import search_figure
 from raydual.report.words import digits_of, findings, interval, number, with_difference, with_interval
-from raydual.results import RunDirectory, write_text
+from raydual.results import RunDirectory
 
 
-def write_report(run: RunDirectory, manifest: Row | None = None) -> Path:
-    """Write `report.html` and `figures/*.svg` from what lies in the run directory; returns the report's path.
+def write_report(run: RunDirectory, manifest: Row | None = None) -> Path | str:
+    """Write `report.html` and `figures/*.svg` from what lies in the run directory; returns where it is.
 
     `manifest` is that of a run that is about to be complete; default: the one that it holds, if any.
 
@@ -31,7 +31,7 @@ def write_report(run: RunDirectory, manifest: Row | None = None) -> Path:
     data = RunData(run, manifest)
     figures = _figures(data)
     for name, svg in figures.items():
-        write_text(run.figures / f"{name}.svg", svg)
+        run.storage.write(f"figures/{name}.svg", svg.encode())
     page = (
         environment()
         .get_template("run.html")
@@ -52,8 +52,7 @@ def write_report(run: RunDirectory, manifest: Row | None = None) -> Path:
             manifest=data.manifest,
         )
     )
-    write_text(run.report_file, page)
-    return run.report_file
+    return run.storage.write_page("report.html", page)
 
 
 def environment() -> jinja2.Environment:

@@ -1,7 +1,7 @@
 """Put first in PYTHONPATH, this makes the processes of a test's sweep fail where RAYDUAL_TEST_FAULTS says.
 
-The variable holds JSON: a list of `{"at": "module:Class.method", "kind": ..., "seed": ..., "once": FILE}`. The method is
-replaced, as soon as its module has been imported, by one that fails first: `exit` kills the process, `raise` raises,
+The variable holds JSON: a list of `{"at": "module:Class.method", "kind": ..., "seed": ..., "once": FILE}`. The method
+is replaced, as soon as its module has been imported, by one that fails first: `exit` kills the process, `raise` raises,
 `hang` sleeps for ever, `slow` sleeps `seconds`. With `seed`, only when a case of that seed is among the arguments. With
 `once`, only for the process that succeeds in creating that file; `times` files can be created.
 """
