@@ -74,9 +74,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             number = received()
             again = shlex.join([a for a in arguments if a != "--resume"])
-            name = signal.Signals(number).name
-            print(f"stopped by {name}; go on with: python -m raydual.sweep {again} --resume", file=sys.stderr)
+            how = f"go on with: python -m raydual.sweep {again} --resume" if _left_something(args) else "nothing is left"
+            print(f"stopped by {signal.Signals(number).name}; {how}", file=sys.stderr)
             return 128 + number
+
+
+def _left_something(args: argparse.Namespace) -> bool:
+    """Whether a run directory that can be gone on with is there."""
+    names = [load_sweep(args.config, args.overrides).name] if args.config else ["quickstart", "sst2"]
+    runs = [_run_directory(_place(args.output, name)) for name in names]
+    return any(run.has_config() or run.storage.exists("cells.json") for run in runs)
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Which seeds the search goes on with, and how a stage is laid on a cluster: time has no say in either."""
+"""Which seeds the search goes on with: time has no say in it."""
 
 import itertools
 import math
@@ -10,10 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raydual.cluster.halving import Halving, SeedScore, choose
-from raydual.cluster.plan import plan_replicas
-from raydual.config import Execution
 from raydual.controls import control_named
-from raydual.errors import UserError
 from raydual.loading import validate_config
 from raydual.measure.study import Study
 from raydual.tasks.examples import Dataset, Examples
@@ -266,69 +263,3 @@ def test_the_chosen_are_the_furthest_then_the_best_then_the_smallest_and_never_u
 def test_equal_scores_go_to_the_smaller_seeds():
     assert choose([SeedScore(seed, 100, 0.5) for seed in (9, 2, 7, 4)], 2) == [2, 4]
     assert choose([SeedScore(1, 100, math.nan), SeedScore(5, 25, 0.1)], 2) == [5]
-
-
-# Layout on a cluster
-
-counts = st.one_of(st.just("auto"), st.integers(1, 40))
-fractions = st.one_of(st.just("auto"), st.sampled_from([0, 0.1, 0.25, 0.3, 0.5, 1, 2]))
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.integers(1, 128), st.integers(0, 9), counts, fractions)
-def test_a_plan_leaves_a_cpu_and_asks_for_no_more_than_there_is(cpus, gpus, replicas, per_replica):
-    execution = Execution(replicas=replicas, gpus_per_replica=per_replica)
-    try:
-        plan = plan_replicas(cpus, gpus, execution)
-    except UserError:
-        return
-    assert plan.replicas * plan.cpus <= cpus - 1 + 0.0005 * plan.replicas
-    assert plan.replicas * plan.gpus <= gpus + 1e-9
-    assert plan.replicas >= 1
-    assert plan.threads >= 1
-    assert plan.cpus < 1 or plan.cpus == int(plan.cpus)
-    if replicas != "auto":
-        assert plan.replicas == replicas
-    if per_replica != "auto":
-        assert plan.gpus == per_replica
-
-
-@pytest.mark.parametrize(
-    ("cpus", "gpus", "execution", "replicas", "each_cpus", "each_gpus"),
-    [
-        (16, 8, {}, 8, 1.0, 1.0),
-        (4, 8, {}, 8, 0.375, 1.0),
-        (16, 1, {"gpus_per_replica": 0.25}, 4, 1.0, 0.25),
-        (9, 0, {}, 4, 2.0, 0.0),
-        (2, 0, {}, 1, 1.0, 0.0),
-        (9, 0, {"replicas": 3}, 3, 2.0, 0.0),
-        (2, 0, {"replicas": 2}, 2, 0.5, 0.0),
-        (9, 2, {"replicas": 1}, 1, 1.0, 1.0),
-        (9, 2, {"gpus_per_replica": 0}, 4, 2.0, 0.0),
-    ],
-)
-def test_plans_for_clusters_of_many_sizes(cpus, gpus, execution, replicas, each_cpus, each_gpus):
-    plan = plan_replicas(cpus, gpus, Execution(**execution))
-    assert (plan.replicas, plan.cpus, plan.gpus) == (replicas, each_cpus, each_gpus)
-
-
-@pytest.mark.parametrize(
-    ("cpus", "gpus", "execution", "said"),
-    [
-        (1, 0, {}, "cluster: it has 1 CPU, but a replica and Ray Data's tasks need at least 2"),
-        (0, 0, {}, "cluster: it has 0 CPU"),
-        (
-            9,
-            0,
-            {"gpus_per_replica": 1},
-            "execution.gpus_per_replica: 1 is asked for, but the cluster has 0 GPUs",
-        ),
-        (9, 1, {"gpus_per_replica": 2}, "execution.gpus_per_replica: 2 is asked for"),
-        (9, 2, {"replicas": 3}, "execution.replicas: 3 with 1 GPUs each need 3, but the cluster has 2"),
-        (3, 0, {"replicas": 30}, "execution.replicas: 30 replicas share 2 CPUs, which is too little"),
-    ],
-)
-def test_what_a_cluster_cannot_hold_is_told_with_the_setting_to_change(cpus, gpus, execution, said):
-    with pytest.raises(UserError) as error:
-        plan_replicas(cpus, gpus, Execution(**execution))
-    assert said in str(error.value)
