@@ -76,6 +76,15 @@ def moved_by_rounding(loaded: LoadedModel, draw: int) -> LoadedModel:
     return replace(loaded, model=model)
 
 
+def tensor_bounds(loaded: LoadedModel, function: Callable[[Any], Sequence[torch.Tensor]]) -> list[float]:
+    """How far apart the elements of each tensor that is computed from the model may be."""
+    plain, *moved = (function(moved_by_rounding(loaded, draw).model) for draw in range(DRAWS + 1))
+    return [
+        TWICE * max(float((other - own).abs().max()) for other in others)
+        for own, *others in zip(plain, *moved, strict=True)
+    ]
+
+
 @dataclass
 class Watch:
     """What the numbers of one measurement were made from.

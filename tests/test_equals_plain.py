@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,11 +25,10 @@ from .reference import seed as plain
 from .reference.finetune import FinetuneSettings
 from .reference.forward import record
 from .reference.prompts import TaskSettings
-from .rounding import rounding_bounds
+from .rounding import rounding_bounds, tensor_bounds
 from .tiny import LABELS, TEMPLATE, label_ids, save_tiny, tiny_examples, tiny_tokenizer
 from .tolerance import assert_same_rows, assert_same_values
 
-TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 K = 5
 RANDOM = (
     *("simaou_random", "simaou_norm_matched", "kendall_random", "kendall_example_random"),
@@ -153,7 +153,24 @@ def test_every_recorded_tensor_equals_the_plain_one(setting):
     _, loaded, queries, sets = setting
     eager = copy.deepcopy(loaded.model)
     eager.set_attn_implementation("eager")
+
+    def recorded(model, context, own):
+        found = record(model, [*context.tolist(), *own.tolist()], len(context))
+        delta = found.mass[..., None] * (found.o_demo - found.o_own)
+        weights = [block.self_attn.o_proj.weight.double().numpy() for block in model.model.layers]
+        update = np.stack([weight @ change.ravel() for weight, change in zip(weights, delta, strict=True)])
+        return {name: getattr(found, name) for name in MODULE_FIELDS} | {
+            "scores_query": found.scores_query, "scores_demo": found.scores_demo, "context_mass": found.mass,
+            "context_update": update,
+        }  # fmt: skip
+
+    def few(model):
+        some = [recorded(model, one.prefix, own) for one in sets for own in queries.in_context[:2]]
+        return [torch.cat([torch.from_numpy(x[name]).flatten() for x in some]) for name in FIELDS]
+
     with torch.no_grad():
+        bounds = dict(zip(FIELDS, tensor_bounds(replace(loaded, model=eager), few), strict=True))
+        assert max(bounds.values()) < 0.01
         prefix = encode_prefix(loaded.model, [s.prefix for s in sets])
         for chunk in make_chunks(queries, 7, loaded.device):
             n = len(chunk.index)
@@ -163,23 +180,10 @@ def test_every_recorded_tensor_equals_the_plain_one(setting):
             for group, demonstrations in enumerate(sets):
                 for place, index in enumerate(chunk.index):
                     own, context = queries.in_context[index], demonstrations.prefix
-                    expected = record(eager, [*context.tolist(), *own.tolist()], len(context))
                     fields = {name: x[group * n + place].numpy() for name, x in found.fields.items()}
-                    for name in MODULE_FIELDS:
-                        np.testing.assert_allclose(fields[name], getattr(expected, name), **TOLERANCE)
-                    np.testing.assert_allclose(
-                        fields["scores_query"][..., : len(own)], expected.scores_query, **TOLERANCE
-                    )
-                    np.testing.assert_allclose(
-                        fields["scores_demo"][..., : len(context)], expected.scores_demo, **TOLERANCE
-                    )
-                    np.testing.assert_allclose(fields["context_mass"], expected.mass, **TOLERANCE)
-                    delta = expected.mass[..., None] * (expected.o_demo - expected.o_own)
-                    for layer, block in enumerate(eager.model.layers):
-                        weight = block.self_attn.o_proj.weight.double().numpy()
-                        np.testing.assert_allclose(
-                            fields["context_update"][layer], weight @ delta[layer].ravel(), **TOLERANCE
-                        )
+                    for name, expected in recorded(eager, context, own).items():
+                        value = fields[name][..., : expected.shape[-1]]
+                        np.testing.assert_allclose(value, expected, rtol=0, atol=bounds[name], err_msg=name)
 
 
 def test_logits_and_gradients_with_padding_and_prefix_equal_the_plain_ones(setting):
@@ -209,11 +213,18 @@ def test_logits_and_gradients_with_padding_and_prefix_equal_the_plain_ones(setti
     slow.set_attn_implementation("eager")
     logits, grads = gradients(fast, shared)
     expected_logits, expected_grads = gradients(slow, one_by_one)
-    torch.testing.assert_close(logits, expected_logits, **TOLERANCE)
     assert len(grads) == len(expected_grads) == 2 * len(fast.model.layers)
-    for grad, expected in zip(grads, expected_grads, strict=True):
+
+    def both(model):
+        logits, grads = gradients(model, one_by_one)
+        return [logits, *grads]
+
+    # Copies: the gradients of a pass are added to those of the last one.
+    bounds = tensor_bounds(replace(loaded, model=slow), lambda model: both(copy.deepcopy(model)))
+    for found, expected, bound in zip([logits, *grads], [expected_logits, *expected_grads], bounds, strict=True):
         assert expected.abs().max() > 1e-3
-        torch.testing.assert_close(grad, expected, rtol=1e-4, atol=1e-5)
+        assert bound < 0.01 * expected.abs().max()
+        torch.testing.assert_close(found, expected, rtol=0, atol=bound)
 
 
 @pytest.mark.parametrize("padding", ["left", "right"])
@@ -227,8 +238,13 @@ def test_as_a_plain_attention_implementation_it_honours_masks_and_caches(setting
     for row, text in enumerate(texts):
         where = slice(width - len(text), width) if padding == "left" else slice(0, len(text))
         ids[row, where], mask[row, where] = torch.as_tensor(text), 1
-    fast, slow = (m(input_ids=ids, attention_mask=mask).logits for m in (loaded.model, eager))
-    torch.testing.assert_close(fast[mask.bool()], slow[mask.bool()], **TOLERANCE)
+
+    def logits(model):
+        return [model(input_ids=ids, attention_mask=mask).logits.detach()[mask.bool()]]
+
+    (bound,) = tensor_bounds(replace(loaded, model=eager), logits)
+    assert bound < 0.01
+    torch.testing.assert_close(logits(loaded.model), logits(eager), rtol=0, atol=bound)
     if padding == "left":
         options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
         fast, slow = (m.generate(ids, attention_mask=mask, **options) for m in (loaded.model, eager))
@@ -252,7 +268,7 @@ def test_stacked_fine_tuning_equals_one_seed_at_a_time_and_leaves_the_model_alon
     together = finetune(loaded.model, sets, settings, ("query",))
     for group, demonstrations in enumerate(sets):
         alone = finetune(loaded.model, [demonstrations], settings, ("query",))
-        torch.testing.assert_close(together.losses[group], alone.losses[0], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(together.losses[group], alone.losses[0], rtol=1e-5, atol=1e-5)
         for key, stack in together.stacks.items():
             moved = alone.stacks[key].weight[0]
             torch.testing.assert_close(stack.weight[group], moved, rtol=1e-5, atol=1e-6)
@@ -331,7 +347,8 @@ def test_fused_attention_equals_the_steps_and_both_mask_and_share_heads(shape, d
     scores = 0.3 * query.double() @ key.double().repeat_interleave(2, 1).transpose(2, 3)
     scores = scores.masked_fill(hidden, -torch.inf)
     expected = scores.softmax(-1) @ value.double().repeat_interleave(2, 1)
-    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+    # Of weights, sums and outputs, each stored in the dtype; in float32 of the sums over all keys instead.
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 4e-2, "atol": 4e-2}
     for part in (fused, steps):
         torch.testing.assert_close(part.out.double(), expected, **tolerance)
         torch.testing.assert_close(part.log_mass.double(), scores.logsumexp(-1), **tolerance)
