@@ -74,7 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             number = received()
             again = shlex.join([a for a in arguments if a != "--resume"])
-            how = f"go on with: python -m raydual.sweep {again} --resume" if _left_something(args) else "nothing is left"
+            how = f"go on with: python -m raydual.sweep {again} --resume"
+            if not _left_something(args):
+                how = "nothing had been computed"
             print(f"stopped by {signal.Signals(number).name}; {how}", file=sys.stderr)
             return 128 + number
 

@@ -27,17 +27,6 @@ from raydual.sweep import main
 from .tiny import save_tiny
 
 
-@pytest.fixture(scope="session")
-def tiny_directory(tmp_path_factory):
-    """A whole model directory with a few thousand random weights."""
-    return save_tiny(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-
-
 @pytest.fixture
 def refused(tmp_path, monkeypatch, capsys):
     """Run a sweep and give its lines of errors, checked to be that alone; Ray can't be loaded meanwhile."""
@@ -56,3 +45,14 @@ def refused(tmp_path, monkeypatch, capsys):
         return [line.removeprefix("error: ") for line in lines]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tiny_directory(tmp_path_factory):
+    """A whole model directory with a few thousand random weights."""
+    return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

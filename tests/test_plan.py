@@ -45,8 +45,7 @@ def test_every_replica_that_is_planned_has_a_place_on_a_node(there, replicas, pe
     execution = Execution(replicas=replicas, gpus_per_replica=per_replica)
     try:
         layout = lay_out(there, [], execution, useful=1000)
-    except UserError as error:
-        assert "\n" not in str(error)
+    except UserError:
         return
     assert layout.now == layout.replicas > 0
     assert placed(there, layout) == layout.replicas

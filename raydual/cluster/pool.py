@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raydual.cluster.losses import LOST, StalledError, last_line, why_lost
 from raydual.cluster.nodes import nodes_coming, nodes_there
 from raydual.cluster.plan import Layout, lay_out
 from raydual.cluster.replica import Beat, ModelSettings, Place, ReplicaActor
@@ -23,7 +24,6 @@ from raydual.errors import UserError
 
 _LOOK_SECONDS = 2.0
 _GROW_SECONDS = 5.0
-_LOST = (RayActorError, ActorDiedError, ObjectLostError)
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,7 @@ class Pool:
             slot.device = await self._watched(slot, slot.actor.load.remote(), "load the model")
             for key, shared in self.studies.items():
                 await self._watched(slot, slot.actor.prepare.remote(key, shared), "zero-shot")
-        except _LOST as error:
+        except LOST as error:
             self.lost += 1
             slot.lost_while_loading += 1
             if slot.lost_while_loading > settings.execution.retries:
@@ -292,7 +292,7 @@ class Pool:
             try:
                 call = getattr(slot.actor, job.method).options(name=f"{job.name} [{self.settings.title}]")
                 result = await self._watched(slot, call.remote(*job.arguments), job.name)
-            except _LOST as error:
+            except LOST as error:
                 self._give_back(slot, job, why_lost(error))
                 return
             except RayTaskError as error:
@@ -301,7 +301,7 @@ class Pool:
                     return
                 # What leaves a replica as an error has left its process unfit for more.
                 ray.kill(slot.actor)
-                self._give_back(slot, job, _last_line(error))
+                self._give_back(slot, job, last_line(error))
                 return
             slot.job, slot.state = None, "ready"
             if not job.future.done():
@@ -321,7 +321,7 @@ class Pool:
                     pass
             try:
                 slot.beat = await slot.actor.pulse.remote()
-            except _LOST:
+            except LOST:
                 self._lose(slot)
                 return None
 
@@ -371,14 +371,6 @@ class Pool:
                 raise StalledError(f"it gave no sign of life for {limit / 60:g} min while it was to {name}")
 
 
-class StalledError(RayActorError):
-    """A replica that gave no sign of life was ended."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__()
-        self.reason = reason
-
-
 async def _result(reference: Any) -> Any:
     return await reference
 
@@ -387,32 +379,8 @@ async def _beat(actor: Any) -> Beat | None:
     """A replica's signs of life, None if it does not answer."""
     try:
         return await asyncio.wait_for(_result(actor.pulse.remote()), 10)
-    except (TimeoutError, GetTimeoutError, *_LOST):
+    except (TimeoutError, GetTimeoutError, *LOST):
         return None
-
-
-def why_lost(error: BaseException) -> str:
-    """Why a replica was lost, in words of a line."""
-    if isinstance(error, StalledError):
-        return error.reason
-    text = str(error)
-    if "low on memory" in text or "OutOfMemory" in type(error).__name__:
-        return "Ray ended its process because memory ran out on the node"
-    if "SIGKILL" in text or "connection error" in text:
-        return "its process was killed, which the system does where memory runs out"
-    if "node" in text.lower() and "died" in text.lower() and "NODE_DIED" in text:
-        return "its node was lost"
-    return _one_line(text)
-
-
-def _last_line(error: RayTaskError) -> str:
-    """What an error on a worker says, without its traceback."""
-    cause = error.cause if error.cause is not None else error
-    return f"{type(cause).__name__}: {_one_line(str(cause).strip().splitlines()[-1] if str(cause).strip() else '')}"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300]
 
 
 def start_pool(settings: PoolSettings) -> Any:
