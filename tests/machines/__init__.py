@@ -1,4 +1,4 @@
-"""Machines made of Linux namespaces: each has its own processes, network, /home, /tmp and /dev/shm, and a stand-in sshd.
+"""Machines made of Linux namespaces: each has its own processes, network, /home, /tmp, /dev/shm, and a stand-in sshd.
 
 Nothing on them reaches, or is reached from, the computer that the tests run on; all ends with `Machines.close`.
 """
@@ -47,8 +47,9 @@ def refusal() -> str | None:
     for program in ("unshare", "nsenter", "ip", "bash", "tar"):
         if shutil.which(program) is None:
             return f"no program {program}"
-    probe = "ip link add probe0 type bridge && ip link add probe1 type veth peer name probe2 && mount -t tmpfs tmpfs /mnt"
-    done = subprocess.run([*_NAMESPACES, "bash", "-c", probe], capture_output=True, text=True, check=False)
+    links = "ip link add probe0 type bridge && ip link add probe1 type veth peer name probe2"
+    probe = [*_NAMESPACES, "bash", "-c", f"{links} && mount -t tmpfs tmpfs /mnt"]
+    done = subprocess.run(probe, capture_output=True, text=True, check=False)
     return None if done.returncode == 0 else f"the kernel forbids it: {(done.stderr or '?').splitlines()[0]}"
 
 
@@ -99,7 +100,8 @@ class Machines:
     def add(self, name: str, home: str, environment: Mapping[str, str]) -> Machine:
         """Start one more machine; its shells have the environment."""
         ready = self.folder / f"{name}.ready"
-        holder = subprocess.Popen([*_NAMESPACES, "bash", "-c", self._prepare(ready, home)])
+        with (self.folder / f"{name}.errors").open("w") as errors:
+            holder = subprocess.Popen([*_NAMESPACES, "bash", "-c", self._prepare(ready, home)], stderr=errors)
         self.holders.append(holder)
         _wait_for(ready.exists, f"machine {name} does not start")
         (child,) = psutil.Process(holder.pid).children()

@@ -5,6 +5,7 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
 
 import wire
 
@@ -42,7 +43,7 @@ def forward(host: str, forwarding: str) -> None:
 
     def carry(client: socket.socket) -> None:
         remote = connect(host)
-        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "forwarded.py")
+        script = Path(__file__).resolve().with_name("forwarded.py")
         wire.send(remote, wire.COMMAND, f"exec {sys.executable} {script} {there}".encode())
 
         def up() -> None:

@@ -13,7 +13,8 @@ import wire
 def serve(connection: socket.socket) -> None:
     """One command."""
     frame = wire.receive(connection)
-    assert frame is not None and frame[0] == wire.COMMAND
+    assert frame is not None
+    assert frame[0] == wire.COMMAND
     process = subprocess.Popen(
         ["bash", "-c", frame[1].decode()], start_new_session=True, cwd=os.environ["HOME"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
