@@ -57,6 +57,18 @@ def test_rays_own_choice_ignores_that_a_type_was_refused(scheduler):
     assert set(chosen(scheduler, launches, score=scheduler._default_utilization_scorer)[0]) == {usual}
 
 
+def test_rays_second_autoscaler_takes_no_note_of_a_refusal():
+    """Why cluster.yaml turns it off: what the cloud refuses becomes ALLOCATION_FAILED there, and nothing is learnt."""
+    from ray.autoscaler.v2.instance_manager.subscribers.cloud_resource_monitor import CloudResourceMonitor
+    from ray.core.generated.instance_manager_pb2 import Instance, InstanceUpdateEvent
+
+    monitor = CloudResourceMonitor()
+    monitor.notify([InstanceUpdateEvent(instance_type=FIRST, new_instance_status=Instance.ALLOCATION_FAILED)])
+    assert monitor.get_recoverable_resource_availabilities() == {}
+    monitor.notify([InstanceUpdateEvent(instance_type=FIRST, new_instance_status=Instance.ALLOCATION_TIMEOUT)])
+    assert set(monitor.get_recoverable_resource_availabilities()) == {FIRST}
+
+
 def test_the_first_type_is_taken_while_the_cloud_has_it(scheduler):
     launches = Launches()
     assert chosen(scheduler, launches) == (Counter({FIRST: 8}), 0)
@@ -92,7 +104,7 @@ def test_what_fits_nowhere_is_not_launched(scheduler):
     assert chosen(scheduler, Launches(), wanted=1, bundle={"GPU": 2}) == (Counter(), 1)
 
 
-def test_the_head_uses_it(scheduler):
+def test_the_head_uses_it():
     (option,) = [o for o in CLUSTER["docker"]["head_run_options"] if "UTILIZATION_SCORER" in o]
     from ray.autoscaler._private.constants import AUTOSCALER_UTILIZATION_SCORER_KEY
     from ray.autoscaler._private.loader import load_function_or_class
@@ -100,3 +112,5 @@ def test_the_head_uses_it(scheduler):
     name, _, path = option.removeprefix("--env ").partition("=")
     assert name == AUTOSCALER_UTILIZATION_SCORER_KEY
     assert load_function_or_class(path) is fallback.score
+    start = CLUSTER["head_start_ray_commands"][-1]
+    assert "export RAY_enable_autoscaler_v2=0;" in start.partition("ray start")[0]
