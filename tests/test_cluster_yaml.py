@@ -225,8 +225,6 @@ def test_what_costs_is_tagged(cluster: dict[str, Any]) -> None:
         assert tagged["instance"] == tagged["volume"] == [{"Key": "project", "Value": "raydual"}]
 
 
-
-
 def test_shared_memory_holds_the_object_store(cluster: dict[str, Any]) -> None:
     """Ray takes 30 % of a node's memory for it, and the rest has to be left for the replicas."""
     (size,) = [option for option in cluster["docker"]["run_options"] if option.startswith("--shm-size=")]

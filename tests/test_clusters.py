@@ -4,7 +4,10 @@ import json
 import re
 import shutil
 import subprocess
+import sys
+import threading
 import tomllib
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +168,49 @@ def test_the_dashboard_asks_only_for_gauges_and_tags_there_are() -> None:
 )
 def test_the_check_of_expressions_can_fail(expression: str) -> None:
     assert unknown(expression)
+
+
+class Metadata(BaseHTTPRequestHandler):
+    """The instance metadata service, sessions only."""
+
+    def do_PUT(self) -> None:
+        self.answer("session" if self.path == "/latest/api/token" else "")
+
+    def do_GET(self) -> None:
+        known = {"/latest/meta-data/instance-id": "i-1", "/latest/meta-data/placement/region": "us-west-2"}
+        self.answer(known[self.path] if self.headers["X-aws-ec2-metadata-token"] == "session" else "")
+
+    def answer(self, text: str) -> None:
+        self.send_response(200 if text else 401)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *args: Any) -> None:
+        """Nothing."""
+
+
+def test_a_head_can_stop_itself(tmp_path: Path) -> None:
+    """With a stand-in boto3 that prints what it is asked for."""
+    (tmp_path / "boto3.py").write_text(
+        "class Client:\n"
+        "    def stop_instances(self, InstanceIds):\n"
+        "        print('stop_instances', InstanceIds)\n"
+        "def client(service, region_name):\n"
+        "    print(service, region_name)\n"
+        "    return Client()\n"
+    )
+    server = HTTPServer(("127.0.0.1", 0), Metadata)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        done = subprocess.run(
+            [sys.executable, str(CLUSTERS / "aws" / "stop_head.py")], capture_output=True, text=True, check=False,
+            env={
+                "PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin",
+                "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+            },
+        )  # fmt: skip
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["ec2 us-west-2", "stop_instances ['i-1']", "stopping i-1"]

@@ -40,7 +40,7 @@ model: embedded
 task: sst2
 data: embedded
 demonstrations: 16
-seeds: 30
+seeds: 16
 split: {selection: 0, measured: 200}
 finetune: {learning_rate: 3.0}
 execution: {replicas: 1, seeds_per_batch: 1}
@@ -241,20 +241,34 @@ def test_machines_of_your_own(machines, tmp_path):
     run_shown(laptop, again)
     assert "report.html" in run_shown(laptop, logs.replace("sst2'", "sst2-again'"))
     run_shown(laptop, fetch)
-    check_the_report(laptop, tmp_path, seeds=30)
+    check_the_report(laptop, tmp_path, seeds=16)
     run_shown(laptop, down)
     no_ray_is_left(head, worker)
 
 
-def test_exec_stop_does_what_the_document_says(machines, tmp_path):
-    """`ray exec --stop`: the same line after a command that fails, on a machine where `sudo` only notes."""
+def test_a_finished_sweep_stops_what_costs(machines, tmp_path):
+    """The job that ends its cluster, and `ray exec --stop`; `sudo` and the script that asks EC2 only note the call."""
     laptop, head, worker = add_machines(machines, {role: options_of_containers(role) for role in ("head", "worker")})
+    assert head.run("mkdir runs").returncode == 0
     machines.program("sudo", 'echo "$*" >> ~/sudo.log')
-    checkout(tmp_path / "checkout", {"cluster.yaml": yaml.safe_dump(derived(), sort_keys=False)})
+    python = (machines.programs / "python").read_text(encoding="utf-8").removeprefix("#!/bin/bash\n")
+    machines.program("python", f'case "$*" in *stop_head.py) echo "$*" >> ~/stopped.log; exit 0;; esac\n{python}')
+    files = {"cluster.yaml": yaml.safe_dump(derived(), sort_keys=False), "sweeps/sst2.yaml": SHORT}
+    checkout(tmp_path / "checkout", files)
     assert laptop.run(f"cp -r {tmp_path}/checkout raydual").returncode == 0
     (make_token,) = [command for command in commands("README.md", "## On a cluster") if "get-auth-token" in command]
     run_shown(laptop, make_token)
     run_shown(laptop, "ray up --yes cluster.yaml")
+    wait_until(lambda: "/2.0 CPU" in head.run("ray status").stdout, 100, lambda: head.run("ray status").stdout)
+    (ends_itself,) = [command for command in commands("docs/cluster.md", "## What it costs") if "stop_head" in command]
+    run_shown(laptop, ends_itself)
+    wait_until(lambda: head.run("cat stopped.log").returncode == 0, 200, lambda: head.run("ray job logs sst2").stdout)
+    assert head.run("ls runs/sst2/report.html").returncode == 0
+    assert head.run("ls raydual/docs/clusters/aws/stop_head.py").returncode == 0
+    logs = head.run("ray job logs sst2").stdout
+    assert "Destroying cluster" in logs
+    assert "No nodes remaining" in logs
+
     document = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
     assert "ray stop; ray teardown ~/ray_bootstrap_config.yaml --yes --workers-only; sudo shutdown -h now" in document
     laptop.run("cd raydual && ray exec --stop cluster.yaml false", timeout=200)

@@ -103,8 +103,8 @@ def _provider_problems(provider: dict[str, Any]) -> Iterator[str]:
 
 
 def _aws_credentials() -> bool:
-    import boto3  # type: ignore[import-not-found,unused-ignore]
-    from botocore.exceptions import BotoCoreError  # type: ignore[import-not-found,unused-ignore]
+    import boto3
+    from botocore.exceptions import BotoCoreError
 
     try:
         return boto3.Session().get_credentials() is not None
