@@ -276,7 +276,8 @@ def test_a_finished_sweep_stops_what_costs(machines, tmp_path):
 
     document = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
     assert "ray stop; ray teardown ~/ray_bootstrap_config.yaml --yes --workers-only; sudo shutdown -h now" in document
-    laptop.run("cd raydual && ray exec --stop cluster.yaml false", timeout=200)
+    stopped = laptop.run("cd raydual && ray exec --stop cluster.yaml false", timeout=200)
+    assert "No such command 'teardown'" in stopped.stdout
     assert head.run("cat sudo.log").stdout.strip() == "shutdown -h now"
     assert not rays(head)
 
