@@ -28,7 +28,7 @@ LEAVES = names("""
     ImageId InstanceInitiatedShutdownBehavior InstanceType Ipv6AddressCount Ipv6Addresses KernelId KeyName
     LaunchTemplate LicenseSpecifications MaintenanceOptions Monitoring NetworkInterfaces Operator Placement
     NetworkPerformanceOptions PrivateDnsNameOptions PrivateIpAddress RamdiskId SecurityGroupIds SecurityGroups
-    SubnetId SubnetIds TagSpecifications UserData
+    SubnetId SubnetIds UserData
 """)
 EBS = names("""
     DeleteOnTermination Encrypted Iops KmsKeyId OutpostArn SnapshotId Throughput VolumeSize VolumeType
@@ -39,6 +39,7 @@ RUN_INSTANCES: dict[str, Any] = LEAVES | {
     "BlockDeviceMappings": {"DeviceName": None, "Ebs": EBS, "NoDevice": None, "VirtualName": None},
     "InstanceMarketOptions": {"MarketType": None, "SpotOptions": SPOT},
     "MetadataOptions": METADATA,
+    "TagSpecifications": {"ResourceType": None, "Tags": names("Key Value")},
 }
 
 # vCPUs, GPUs, GiB of memory of the instance types that cluster.yaml may use; add the ones you change to.
@@ -126,10 +127,11 @@ def test_node_configs_have_only_keys_of_run_instances(cluster: dict[str, Any]) -
         {"InstanceMarketOptions": {"MarketTyp": "spot"}},
         {"BlockDeviceMappings": [{"DeviceName": "/dev/sda1", "Ebs": {"VolumeSise": 200}}]},
         {"MetadataOptions": {"HttpToken": "required"}},
+        {"TagSpecifications": [{"ResourceType": "volume", "Tags": [{"Key": "project", "Valeu": "raydual"}]}]},
     ],
 )
 def test_a_typo_that_ray_accepts_is_found(cluster: dict[str, Any], ray_util: Any, typo: dict[str, Any]) -> None:
-    node_config = cluster["available_node_types"]["gpu"]["node_config"]
+    node_config = cluster["available_node_types"]["gpu-1-spot-g6"]["node_config"]
     node_config.update(typo)
     ray_util.validate_config(cluster)
     assert len(unknown_keys(node_config, RUN_INSTANCES)) == 1
@@ -173,7 +175,7 @@ def test_head_and_workers_ask_for_the_token(cluster: dict[str, Any]) -> None:
 
 def test_there_are_no_secrets(written: dict[str, Any]) -> None:
     text = CLUSTER.read_text()
-    assert not re.search(r"RAY_AUTH_TOKEN\b|HF_TOKEN|aws_(secret_)?access_key|AKIA[0-9A-Z]{16}|\bhf_\w{20,}", text)
+    assert not re.search(r"RAY_AUTH_TOKEN\b|HF_TOKEN\b|aws_(secret_)?access_key|AKIA[0-9A-Z]{16}|\bhf_\w{20,}", text)
     assert "aws_credentials" not in written["provider"]
 
 
@@ -201,7 +203,26 @@ def test_work_goes_to_gpu_workers_and_not_to_the_head(cluster: dict[str, Any]) -
         assert (resources["CPU"], resources["GPU"]) == INSTANCES[worker["node_config"]["InstanceType"]][:2]
         assert resources["CPU"] > resources["GPU"] >= 1, "Ray Data needs a CPU beside the replicas"
         assert worker["min_workers"] == 0, "an idle cluster keeps no GPU"
-    assert sum(worker["max_workers"] for worker in types.values()) == cluster["max_workers"]
+        assert worker["max_workers"] == cluster["max_workers"], "each type alone can be all that the cloud has"
+
+
+def test_spot_workers_come_before_on_demand_ones(cluster: dict[str, Any]) -> None:
+    """And types with the same number would be taken in the reverse order of their names."""
+    types = cluster["available_node_types"]
+    types.pop(cluster["head_node_type"])
+    numbers = {name: int(re.findall(r"\d+", name)[0]) for name in types}
+    assert len(set(numbers.values())) == len(numbers)
+    ordered = sorted(types, key=numbers.__getitem__)
+    spot = ["InstanceMarketOptions" in types[name]["node_config"] for name in ordered]
+    assert spot == sorted(spot, reverse=True)
+    assert spot.count(True) >= 2
+    assert spot[-1] is False
+
+
+def test_what_costs_is_tagged(cluster: dict[str, Any]) -> None:
+    for node_type in cluster["available_node_types"].values():
+        tagged = {tags["ResourceType"]: tags["Tags"] for tags in node_type["node_config"]["TagSpecifications"]}
+        assert tagged["instance"] == tagged["volume"] == [{"Key": "project", "Value": "raydual"}]
 
 
 def test_shared_memory_holds_the_object_store(cluster: dict[str, Any]) -> None:
