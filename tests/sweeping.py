@@ -90,12 +90,13 @@ class Sweeping:
     def variables(self) -> dict[str, str]:
         """The environment of its processes."""
         token = self.folder / "token"
-        if not token.exists():
-            token.write_text(secrets.token_hex(32))
+        token.write_text(secrets.token_hex(32))
+        # A cluster has a token of its own, which the environment names.
+        own = {"RAY_AUTH_TOKEN_PATH": str(token)} if self.address in (None, "", "local") else {}
         path = [str(FAULTS)] * bool(self.faults) + [str(ROOT)]
         return {
             **os.environ,
-            "RAY_AUTH_TOKEN_PATH": str(token),
+            **own,
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": os.pathsep.join(path),
             **({"RAYDUAL_TEST_FAULTS": json.dumps(list(self.faults))} if self.faults else {}),

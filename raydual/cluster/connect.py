@@ -4,13 +4,14 @@ import logging
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -97,11 +98,15 @@ def _joined(address: str | None) -> Iterator[tuple[str, str | None]]:
     cluster = _cluster_to_join(address)
     if cluster is not None:
         _check_reachable(cluster)
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # a wrong token would be told twenty times
-        try:
-            context: Any = ray.init(address=cluster, **options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise _no_cluster(cluster, str(error).splitlines()[0]) from None
+        with _errors_aside() as told:
+            try:
+                context: Any = ray.init(address=cluster, **options)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                told.seek(0)
+                reason = (
+                    "it asks for another token" if b"InvalidAuthToken" in told.read() else str(error).splitlines()[0]
+                )
+                raise _no_cluster(cluster, reason) from None
         try:
             yield f"Ray cluster at {context.address_info['gcs_address']}", context.dashboard_url
         finally:
@@ -117,6 +122,21 @@ def _joined(address: str | None) -> Iterator[tuple[str, str | None]]:
             yield "Ray started on this machine", context.dashboard_url
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _errors_aside() -> Iterator[IO[bytes]]:
+    """A file that takes what the block writes to standard error, where Ray's core repeats each failure many times."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as told:
+        os.dup2(told.fileno(), 2)
+        try:
+            yield told
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _cluster_to_join(address: str | None) -> str | None:

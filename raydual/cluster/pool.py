@@ -72,6 +72,7 @@ class Status:
     memory: dict[str, int]
     lost: int
     retried: int
+    most: int
     wanted: int
     waited: float
     queued: int
@@ -116,7 +117,7 @@ class Pool:
         self.news = asyncio.Condition()
         self.studies: dict[str, list[Any]] = {}
         self.failure: Exception | None = None
-        self.lost = self.retried = self.numbers = 0
+        self.lost = self.retried = self.numbers = self.most = 0
         self.nothing_since = time.monotonic()
         self.background: asyncio.Task | None = None
 
@@ -166,6 +167,7 @@ class Pool:
             memory={str(slot.number): slot.beat.memory for slot in self.slots if slot.beat},
             lost=self.lost,
             retried=self.retried,
+            most=self.most,
             wanted=len(self.slots),
             waited=0.0 if self._anything() else time.monotonic() - self.nothing_since,
             queued=len(self.queue),
@@ -280,6 +282,7 @@ class Pool:
             self._fail(UserError(str(error.cause)) if isinstance(error.cause, UserError) else error)
             return False
         slot.lost_while_loading, slot.state = 0, "ready"
+        self.most = max(self.most, sum(slot.state in ("ready", "busy") for slot in self.slots))
         return True
 
     async def _feed(self, slot: _Slot) -> None:

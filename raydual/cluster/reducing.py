@@ -14,7 +14,8 @@ _SHARE_OF_STORE = 0.25
 def map_on_ray(function: Callable[[Job], Reduced], jobs: Iterable[Job]) -> Iterator[Reduced]:
     """`map` as Ray tasks, in order: `reduce_run(run, map_large=map_on_ray)`.
 
-    As many jobs are under way as the cluster has CPUs, if a quarter of a node's object store holds them.
+    As many jobs are under way as the cluster has CPUs, if a quarter of a node's object store holds them. They ask for no
+    CPU, since replicas may hold every one while they wait for the next run of the sweep.
     """
     task = ray.remote(_reduce)
     shared = ray.put(function)
@@ -23,7 +24,12 @@ def map_on_ray(function: Callable[[Job], Reduced], jobs: Iterable[Job]) -> Itera
     for job in jobs:
         while running and (len(running) >= most or sum(size for _, size in running) + job.bytes > most_bytes):
             yield ray.get(running.popleft()[0])
-        running.append((task.options(name=f"reduce {job.name}", num_cpus=1).remote(shared, job), job.bytes))
+        running.append(
+            (
+                task.options(name=f"reduce {job.name}", num_cpus=0, scheduling_strategy="SPREAD").remote(shared, job),
+                job.bytes,
+            )
+        )
     while running:
         yield ray.get(running.popleft()[0])
 

@@ -111,7 +111,7 @@ def _on_ray(study: Study, run: RunDirectory, opened: Session, timings: Timings) 
     if losses.lost:
         say(f"replicas were lost {losses.lost} time(s), {losses.retried} piece(s) of work were tried again for it")
     hardware = {"ray": connection.describe(), "cpus": connection.cpus, "gpus": connection.gpus}
-    hardware |= {"replicas": workplace.layout.replicas, "devices": sorted(set(losses.devices))}
+    hardware |= {"replicas_at_most": losses.most, "devices": sorted(set(losses.devices))}
     return choice, Computed(hardware, {"replicas_lost": losses.lost, "retried": losses.retried})
 
 

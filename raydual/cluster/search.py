@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import tempfile
+from collections import deque
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -141,7 +142,7 @@ class SearchOrder(Searcher):
         seeds = self.config.search.seeds
         self.halving = Halving(self.config.seeds, study.slices, seeds.keep) if seeds else None
         self.groups_started = 0
-        self.queue: list[dict[str, Any]] = []
+        self.queue: deque[dict[str, Any]] = deque()
         self.mistake: str | None = None
         self.completed = self.broken_in_a_row = 0
         self.progress = progress
@@ -185,10 +186,10 @@ class SearchOrder(Searcher):
         if not self.queue:
             if self.running:
                 return None
-            self.queue = self._next_group()
+            self.queue = deque(self._next_group())
             if not self.queue:
                 return Searcher.FINISHED
-        self.running[trial_id] = {**self.queue.pop(0), "beside": self.beside}
+        self.running[trial_id] = {**self.queue.popleft(), "beside": self.beside}
         return self.running[trial_id]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -339,9 +340,10 @@ def _tune(study: Study, key: str, pool: Any, layout: Layout, order: SearchOrder)
 
 def _store(run: RunDirectory, config: SweepConfig, order: SearchOrder) -> Choice:
     chosen = order.chosen_seeds()
+    kept = set(chosen)
     if order.halving is not None:
         rows = [
-            {**asdict(score), "kept": score.seed in chosen}
+            {**asdict(score), "kept": score.seed in kept}
             for score in sorted(order.seed_scores.values(), key=lambda score: score.seed)
         ]
         run.write_seed_search(pa.Table.from_pylist(rows, SEED_SEARCH))

@@ -1,0 +1,134 @@
+"""Sweeps on several nodes, with GPUs in name, and on nodes that an autoscaler starts: the numbers of a single one."""
+
+import signal
+import time
+
+import pytest
+
+from .nodes import autoscaled, nodes
+from .sweeping import Sweeping, make_inputs, measured_files, replica_processes, tiny_settings, wait_for
+from .tolerance import assert_same_run
+
+pytestmark = pytest.mark.slow
+
+SMALL = {"controls": {"other_seed": True, "untrained": True, "seeds": 4}}
+SLOW = {"at": "raydual.measure.bench:Bench.measure", "kind": "slow", "seconds": 2}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def plain(inputs, tmp_path_factory):
+    """The run that all others are compared with, on one node."""
+    sweep = Sweeping(tmp_path_factory.mktemp("plain"), tiny_settings(inputs, **SMALL))
+    done = sweep.finish()
+    assert done.returncode == 0, done.stderr
+    return sweep.run
+
+
+def checked(done, sweep, plain):
+    """A finished run's output, if its numbers are those of the plain one."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert_same_run(sweep.run, plain)
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("kinds", "execution", "laid_out"),
+    [
+        ([(1, 1), (1, 1), (1, 1)], {}, "3 replica(s) of 1 CPU and 1 GPU"),
+        ([(4, 1), (4, 1)], {}, "2 replica(s) of 1 CPU and 1 GPU"),
+        ([(0, 0), (1, 0), (1, 0)], {}, "2 replica(s) of 1 CPU"),
+        ([(1, 0), (1, 0), (1, 0), (4, 0)], {"replicas": 4}, "4 replica(s) of 1 CPU"),
+        ([(1, 1)], {"gpus_per_replica": 0.25}, "4 replica(s) of 0.25 CPU and 0.25 GPU"),
+    ],
+    ids=["three GPUs", "two GPUs", "head without CPU", "uneven", "a quarter of a GPU"],
+)
+def test_numbers_do_not_depend_on_the_nodes(inputs, plain, tmp_path, kinds, execution, laid_out):
+    settings = tiny_settings(inputs, **SMALL)
+    settings["execution"] = {**settings["execution"], **execution}
+    with nodes(kinds) as cluster:
+        sweep = Sweeping(tmp_path / "sweep", settings, address=cluster.address)
+        said = checked(sweep.finish(), sweep, plain)
+    assert laid_out in said
+    assert ("GPU by name" in said) == any(gpus for _, gpus in kinds)
+
+
+def test_a_node_that_joins_while_measuring_is_used(inputs, plain, tmp_path):
+    with nodes([(1, 0)]) as cluster:
+        sweep = Sweeping(tmp_path / "sweep", tiny_settings(inputs, **SMALL), address=cluster.address, faults=[SLOW])
+        with sweep.started() as process:
+            wait_for(lambda: measured_files(sweep.run), process)
+            assert len(replica_processes()) == 1
+            cluster.add(1, 0)
+            wait_for(lambda: len(replica_processes()) == 2, process)
+            out, error = process.communicate(timeout=240)
+        assert process.returncode == 0, error
+    assert "1 replica(s) of 1 CPU" in out
+    assert sweep.run.manifest()["hardware"]["replicas_at_most"] >= 2
+    assert_same_run(sweep.run, plain)
+
+
+@pytest.mark.parametrize("stage", ["search", "measure"])
+def test_a_node_that_is_lost_loses_nothing(inputs, plain, tmp_path, stage):
+    with nodes([(0, 0), (1, 0), (1, 0)]) as cluster:
+        sweep = Sweeping(tmp_path / "sweep", tiny_settings(inputs, **SMALL), address=cluster.address, faults=[SLOW])
+        with sweep.started() as process:
+            journal = sweep.run.path / "search" / "journal.jsonl"
+            wait_for(lambda: measured_files(sweep.run) if stage == "measure" else journal.exists(), process)
+            cluster.kill(cluster.others[0])
+            time.sleep(1)
+            cluster.add(1, 0)
+            out, error = process.communicate(timeout=240)
+        assert process.returncode == 0, out + error
+    assert "lost" in out
+    assert "Traceback" not in out + error
+    assert sweep.run.manifest()["losses"]["replicas_lost"] >= 1
+    assert_same_run(sweep.run, plain)
+
+
+def test_a_cluster_without_gpus_yet_is_asked_for_them(inputs, plain, tmp_path):
+    with autoscaled({"CPU": 4, "GPU": 1}, most=2) as (address, environment):
+        sweep = Sweeping(tmp_path / "sweep", tiny_settings(inputs, **SMALL), address, environment=environment)
+        said = checked(sweep.finish(), sweep, plain)
+        assert "2 replica(s) of 1 CPU and 1 GPU" in said
+        assert "0 fit on the nodes that are there, the autoscaler is asked for the others" in said
+        left = Sweeping(tmp_path / "no", tiny_settings(inputs, **SMALL), address, environment=environment)
+        left.arguments = ["--no-wait", "--set", "execution.replicas=3"]
+        refused = left.finish()
+        assert refused.returncode == 2
+        assert "execution.replicas: 3 of" in refused.stderr
+        assert not left.run.path.exists()
+
+
+def test_a_cluster_that_gives_nothing_is_waited_for_no_longer_than_asked(inputs, tmp_path):
+    # Nodes that the stand-in for a cloud cannot start: there is no such resource on any machine.
+    with autoscaled({"CPU": 4, "GPU": 1}, most=0) as (address, environment):
+        sweep = Sweeping(tmp_path / "none", tiny_settings(inputs, **SMALL), address, environment=environment)
+        refused = sweep.finish()
+        assert refused.returncode == 2
+        assert refused.stderr.startswith("error: cluster: no node holds a replica")
+        assert not sweep.run.path.exists()
+
+
+def test_a_wait_ends_in_a_line_that_names_what_is_pending(inputs, tmp_path):
+    with nodes([(1, 0)]) as cluster:
+        first = Sweeping(tmp_path / "first", tiny_settings(inputs, **SMALL), cluster.address, faults=[SLOW])
+        second = Sweeping(tmp_path / "second", tiny_settings(inputs, **SMALL), cluster.address)
+        second.arguments = ["--wait", "0.2"]
+        with first.started() as process:
+            wait_for(lambda: measured_files(first.run), process)
+            done = second.finish()
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+    assert done.returncode == 2
+    assert "waiting for nodes: 1 replica(s) of 1 CPU are asked for, none has a place yet" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: cluster: for 0.2 min there was no room for a replica of 1 CPU; see `ray status`"
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not second.run.path.exists()
