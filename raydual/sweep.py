@@ -30,7 +30,8 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m raydual.sweep",
         description="Search seeds and fine-tuning settings, measure how alike in-context learning and fine-tuning "
         "are, reduce over seeds, and write a report.",
-        epilog="Without CONFIG: sweeps/sst2.yaml if the Ray cluster has GPUs, else sweeps/quickstart.yaml.",
+        epilog="Without CONFIG: sweeps/sst2.yaml if the Ray cluster has GPUs or may start some, else "
+        "sweeps/quickstart.yaml.",
     )
     parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help="a sweep file (YAML)")
     parser.add_argument(
@@ -106,9 +107,10 @@ def _run(args: argparse.Namespace) -> None:
     configs = {path: load_config(path, args.overrides) for path in (small, large)}
     runs = {path: _run_directory(_place(args.output, config.name)) for path, config in configs.items()}
     from raydual.cluster.connect import connect
+    from raydual.cluster.nodes import gpus_coming
 
     with connect(args.address) as connection:
-        path = large if connection.gpus else small
+        path = large if connection.gpus or (args.wait and gpus_coming()) else small
         execute(
             configs[path], runs[path], where=str(path), resume=args.resume, address=args.address,
             wait_minutes=args.wait,

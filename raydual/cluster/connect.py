@@ -42,7 +42,7 @@ _current: "Connection | None" = None
 
 @dataclass(frozen=True)
 class Connection:
-    """Where Ray is, what it has, and how many seconds it took to connect."""
+    """Where Ray is, what it has, how many seconds it took to connect, and whether it was there before (`joined`)."""
 
     place: str
     dashboard: str
@@ -50,6 +50,7 @@ class Connection:
     cpus: float
     gpus: float
     seconds: float
+    joined: bool
 
     def describe(self) -> str:
         """One line for a person."""
@@ -79,12 +80,13 @@ def connect(address: str | None = None) -> Iterator[Connection]:
     """
     global _current
     if ray.is_initialized():
-        yield _current or _connection("Ray cluster that this process is connected to")
+        yield _current or _connection("Ray cluster that this process is connected to", joined=True)
         return
     started = time.monotonic()
-    with _joined(address) as (where, dashboard):
+    joined = _cluster_to_join(address) is not None
+    with _connected(address) as (where, dashboard):
         heed_signals()  # ray has put handlers of its own in their place
-        _current = _connection(where, dashboard, time.monotonic() - started)
+        _current = _connection(where, dashboard, time.monotonic() - started, joined)
         try:
             yield _current
         finally:
@@ -92,7 +94,7 @@ def connect(address: str | None = None) -> Iterator[Connection]:
 
 
 @contextmanager
-def _joined(address: str | None) -> Iterator[tuple[str, str | None]]:
+def _connected(address: str | None) -> Iterator[tuple[str, str | None]]:
     """(where Ray is, its dashboard) while connected."""
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     cluster = _cluster_to_join(address)
@@ -212,7 +214,8 @@ def _no_cluster(address: str, reason: str) -> UserError:
     )
 
 
-def _connection(where: str, dashboard: str | None = None, seconds: float = 0.0) -> Connection:
+def _connection(where: str, dashboard: str | None = None, seconds: float = 0.0, joined: bool = False) -> Connection:
     resources = ray.cluster_resources()
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
-    return Connection(where, dashboard or "", nodes, resources.get("CPU", 0), resources.get("GPU", 0), seconds)
+    cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+    return Connection(where, dashboard or "", nodes, cpus, gpus, seconds, joined)

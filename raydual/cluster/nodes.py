@@ -39,6 +39,11 @@ def nodes_coming() -> list[Node]:
     return found
 
 
+def gpus_coming() -> float:
+    """How many GPUs the autoscaler may add."""
+    return sum(node.gpus * node.count for node in nodes_coming())
+
+
 def machine() -> Node:
     """This machine as a local Ray would see it."""
     from ray._common.utils import get_system_memory

@@ -14,8 +14,8 @@ _SHARE_OF_STORE = 0.25
 def map_on_ray(function: Callable[[Job], Reduced], jobs: Iterable[Job]) -> Iterator[Reduced]:
     """`map` as Ray tasks, in order: `reduce_run(run, map_large=map_on_ray)`.
 
-    As many jobs are under way as the cluster has CPUs, if a quarter of a node's object store holds them. They ask for no
-    CPU, since replicas may hold every one while they wait for the next run of the sweep.
+    As many jobs are under way as the cluster has CPUs, if a quarter of a node's object store holds them. They ask for
+    no CPU, since replicas may hold every one while they wait for the next run of the sweep.
     """
     task = ray.remote(_reduce)
     shared = ray.put(function)

@@ -14,6 +14,7 @@ import ray
 from raydual.cluster.connect import unwrapped_user_errors
 from raydual.cluster.measuring import Measuring, groups_of
 from raydual.cluster.progress import MeasureNews, StageProgress, say
+from raydual.cluster.reducing import map_on_ray
 from raydual.cluster.search import Choice, count_trials, search, stored_choice
 from raydual.cluster.session import Session, Where, Workplace, check_machine, session
 from raydual.controls import MEASUREMENT
@@ -61,10 +62,13 @@ def run_study(study: Study, run: RunDirectory, where: str, place: Where, shared:
     if choice is None or _todo(study, run, choice):
         with nullcontext(shared) if shared else _session(study, place) as opened, unwrapped_user_errors():
             choice, computed = _on_ray(study, run, opened, timings)
+            with timings.stage("reduce"):
+                # One machine's threads need no copies of the values.
+                reduce_run(run, map_on_ray if opened.connection.joined else None)
     else:
         say("everything has been measured; only the summary and the report are made again")
-    with timings.stage("reduce"):
-        reduce_run(run)
+        with timings.stage("reduce"):
+            reduce_run(run)
     manifest = _manifest(run, choice, timings, computed)
     report = write_report(run, manifest)
     # Last, so that a run that has it is complete.
