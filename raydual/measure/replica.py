@@ -163,6 +163,9 @@ class Replica:
             icl, simdual = self._in_context(chunk, count, prefix, tuned)
             with with_projections(self.model, tuned.stacks):
                 ft = self._run(chunk, "ft", count)
+            if (0, "k_proj") not in tuned.stacks:
+                # The first layer's scores are then those of zero-shot; what rounding parts, ΔSimAM takes for a change.
+                ft.fields["scores_query"][:, 0] = zsl.fields["scores_query"][:, 0].repeat(count, 1, 1)
             yield chunk, {"zsl": zsl, "icl": icl, "ft": ft}, simdual
 
     def _in_context(self, chunk: Chunk, count: int, prefix: Prefix, tuned: Tuned) -> tuple[Outcome, Tensor]:
