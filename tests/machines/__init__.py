@@ -17,7 +17,19 @@ import psutil
 
 NETWORK = "10.77.0"
 _HERE = Path(__file__).parent
-_NAMESPACES = ("unshare", "--pid", "--net", "--mount", "--mount-proc", "--fork", "--kill-child")
+# The machines end with the process that started them, however that ends.
+_NAMESPACES = (
+    "setpriv",
+    "--pdeathsig",
+    "KILL",
+    "unshare",
+    "--pid",
+    "--net",
+    "--mount",
+    "--mount-proc",
+    "--fork",
+    "--kill-child",
+)
 # /home and /tmp are covered by empty ones, which show only {kept}: no other Ray's sessions and sockets.
 _PREPARE = """
 set -e
@@ -44,7 +56,7 @@ while sleep 3600; do :; done
 
 def refusal() -> str | None:
     """Why this computer can't have such machines, or None."""
-    for program in ("unshare", "nsenter", "ip", "bash", "tar"):
+    for program in ("setpriv", "unshare", "nsenter", "ip", "bash", "tar"):
         if shutil.which(program) is None:
             return f"no program {program}"
     links = "ip link add probe0 type bridge && ip link add probe1 type veth peer name probe2"
