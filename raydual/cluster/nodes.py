@@ -28,12 +28,14 @@ def nodes_coming() -> list[Node]:
     """
     types, most = _types_of_file() or _types_reported()
     running = Counter(node.get("Labels", {}).get(_TYPE_LABEL, "") for node in ray.nodes() if node["Alive"])
-    left = most - sum(running[name] for name, *_ in types) if most is not None else None
+    left = max(0, most - sum(running[name] for name, *_ in types)) if most is not None else None
     found = []
-    for name, resources, count in types:
+    # All kinds share one limit: those with GPUs come first, as a sweep wants them.
+    for name, resources, count in sorted(types, key=lambda kind: -kind[1].get("GPU", 0)):
         count = max(0, count - running[name])
         if left is not None:
-            count = min(count, max(0, left))
+            count = min(count, left)
+            left -= count
         if count:
             found.append(_node(resources, count))
     return found
