@@ -19,13 +19,14 @@ class StoppedError(KeyboardInterrupt):
         self.number = number
 
 
-class _Received:
-    number: int | None = None
+class _Heeding:
+    active = False
+    received: int | None = None
 
 
 def heed_signals() -> None:
-    """Let every signal that asks this program to end raise `StoppedError` in the main thread; a second one ends it."""
-    if threading.current_thread() is threading.main_thread():
+    """Inside `stoppable`: heed signals again, for instance after a library has put handlers of its own in place."""
+    if _Heeding.active and threading.current_thread() is threading.main_thread():
         for number in _SIGNALS:
             # A program started by `nohup` is not to end with its terminal.
             if signal.getsignal(number) is not signal.SIG_IGN:
@@ -34,28 +35,32 @@ def heed_signals() -> None:
 
 def received() -> int:
     """The signal that came; SIGINT where an interruption was raised without one."""
-    return _Received.number or signal.SIGINT
+    return _Heeding.received or signal.SIGINT
 
 
 def _stop(number: int, _: FrameType | None) -> None:
-    if _Received.number is not None:
+    if _Heeding.received is not None:
         print("stopped at once", file=sys.stderr, flush=True)
         os._exit(128 + number)
-    _Received.number = number
+    _Heeding.received = number
     raise StoppedError(number)
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Heed signals inside the block; afterwards they do what they did before."""
+    """Inside the block, a signal that asks this program to end raises `StoppedError` in the main thread.
+
+    A second one ends the program at once. Afterwards signals do what they did before.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in _SIGNALS}
-    _Received.number = None
+    _Heeding.active, _Heeding.received = True, None
     heed_signals()
     try:
         yield
     finally:
+        _Heeding.active = False
         for number, handler in before.items():
             signal.signal(number, handler)
