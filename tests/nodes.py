@@ -1,6 +1,8 @@
 """Clusters of several nodes on one machine: Ray's own for tests, and one that an autoscaler makes grow."""
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import secrets
@@ -20,13 +22,20 @@ _STORE = 100 * 2**20
 _HEAD = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
 
 
+@functools.cache
+def _token() -> Path:
+    """A token file; one for this process, since Ray reads it once."""
+    file = Path(tempfile.mkdtemp(prefix="rdt", dir="/tmp")) / "token"
+    file.write_text(secrets.token_hex(32))
+    atexit.register(shutil.rmtree, file.parent, ignore_errors=True)
+    return file
+
+
 @contextlib.contextmanager
 def own_ray(monkeypatch_environment: bool = True) -> Iterator[dict[str, str]]:
     """Environment variables that keep a Ray apart from every other on this machine, in a folder with a short name."""
     folder = Path(tempfile.mkdtemp(prefix="rdn", dir="/tmp"))
-    token = folder / "token"
-    token.write_text(secrets.token_hex(32))
-    variables = {"RAY_TMPDIR": str(folder), "RAY_AUTH_TOKEN_PATH": str(token), "RAY_AUTH_MODE": "token"}
+    variables = {"RAY_TMPDIR": str(folder), "RAY_AUTH_TOKEN_PATH": str(_token()), "RAY_AUTH_MODE": "token"}
     before = {name: os.environ.get(name) for name in variables}
     if monkeypatch_environment:
         os.environ.update(variables)
