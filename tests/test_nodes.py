@@ -6,7 +6,7 @@ import time
 import pytest
 
 from .nodes import autoscaled, nodes
-from .sweeping import Sweeping, make_inputs, measured_files, replica_processes, tiny_settings, wait_for
+from .sweeping import Sweeping, make_inputs, measured_files, tiny_settings, wait_for
 from .tolerance import Rounding, assert_same_run
 
 pytestmark = pytest.mark.slow
@@ -69,9 +69,9 @@ def test_a_node_that_joins_while_measuring_is_used(inputs, plain, rounding, tmp_
         sweep = Sweeping(tmp_path / "sweep", tiny_settings(inputs, **SMALL), address=cluster.address, faults=[SLOW])
         with sweep.started() as process:
             wait_for(lambda: measured_files(sweep.run), process)
-            assert len(replica_processes()) == 1
+            assert len(cluster.replicas()) == 1
             cluster.add(1, 0)
-            wait_for(lambda: len(replica_processes()) == 2, process)
+            wait_for(lambda: len(cluster.replicas()) == 2, process)
             out, error = process.communicate(timeout=240)
         assert process.returncode == 0, error
     assert "1 replica(s) of 1 CPU" in out
