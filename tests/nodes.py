@@ -18,8 +18,6 @@ from typing import Any
 
 import psutil
 
-from .sweeping import replica_processes
-
 _STORE = 100 * 2**20
 _HEAD = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
 
@@ -76,15 +74,6 @@ class Nodes:
     def kill(self, node: Any) -> None:
         """A node is gone from one moment to the next, with all that ran on it."""
         self.cluster.remove_node(node, allow_graceful=False)
-
-    def replicas(self) -> list[psutil.Process]:
-        """The processes of replicas on its nodes, and on no other Ray of this machine."""
-        own, found = os.environ["RAY_TMPDIR"], []
-        for process in replica_processes():
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get("RAY_TMPDIR") == own:
-                    found.append(process)
-        return found
 
     @property
     def address(self) -> str:

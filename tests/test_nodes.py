@@ -9,7 +9,12 @@ from .nodes import autoscaled, nodes
 from .sweeping import Sweeping, make_inputs, measured_files, tiny_settings, wait_for
 from .tolerance import Rounding, assert_same_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # Ray's own cluster for tests leaves pipes and sockets to the garbage collector.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 
 SMALL = {"controls": {"other_seed": True, "untrained": True, "seeds": 4}}
 SLOW = {"at": "raydual.measure.bench:Bench.measure", "kind": "slow", "seconds": 2}
@@ -69,13 +74,11 @@ def test_a_node_that_joins_while_measuring_is_used(inputs, plain, rounding, tmp_
         sweep = Sweeping(tmp_path / "sweep", tiny_settings(inputs, **SMALL), address=cluster.address, faults=[SLOW])
         with sweep.started() as process:
             wait_for(lambda: measured_files(sweep.run), process)
-            assert len(cluster.replicas()) == 1
             cluster.add(1, 0)
-            wait_for(lambda: len(cluster.replicas()) == 2, process)
             out, error = process.communicate(timeout=240)
         assert process.returncode == 0, error
     assert "1 replica(s) of 1 CPU" in out
-    assert sweep.run.manifest()["hardware"]["replicas_at_most"] >= 2
+    assert sweep.run.manifest()["hardware"]["replicas_at_most"] == 2
     assert_same_run(sweep.run, plain, rounding)
 
 
