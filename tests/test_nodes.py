@@ -17,7 +17,11 @@ pytestmark = [
 ]
 
 SMALL = {"controls": {"other_seed": True, "untrained": True, "seeds": 4}}
-SLOW = {"at": "raydual.measure.bench:Bench.measure", "kind": "slow", "seconds": 2}
+
+
+def slow(seconds):
+    """Every batch takes so much longer."""
+    return [{"at": "raydual.measure.bench:Bench.measure", "kind": "slow", "seconds": seconds}]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +75,7 @@ def test_numbers_do_not_depend_on_the_nodes(inputs, plain, rounding, tmp_path, k
 
 def test_a_node_that_joins_while_measuring_is_used(inputs, plain, rounding, tmp_path):
     with nodes([(1, 0)]) as cluster:
-        sweep = Sweeping(tmp_path / "sweep", tiny_settings(inputs, **SMALL), address=cluster.address, faults=[SLOW])
+        sweep = Sweeping(tmp_path / "sweep", tiny_settings(inputs, **SMALL), address=cluster.address, faults=slow(8))
         with sweep.started() as process:
             wait_for(lambda: measured_files(sweep.run), process)
             cluster.add(1, 0)
@@ -85,7 +89,7 @@ def test_a_node_that_joins_while_measuring_is_used(inputs, plain, rounding, tmp_
 @pytest.mark.parametrize("stage", ["search", "measure"])
 def test_a_node_that_is_lost_loses_nothing(inputs, plain, rounding, tmp_path, stage):
     with nodes([(0, 0), (1, 0), (1, 0)]) as cluster:
-        sweep = Sweeping(tmp_path / "sweep", tiny_settings(inputs, **SMALL), address=cluster.address, faults=[SLOW])
+        sweep = Sweeping(tmp_path / "sweep", tiny_settings(inputs, **SMALL), address=cluster.address, faults=slow(2))
         with sweep.started() as process:
             journal = sweep.run.path / "search" / "journal.jsonl"
             wait_for(lambda: measured_files(sweep.run) if stage == "measure" else journal.exists(), process)
@@ -126,7 +130,7 @@ def test_a_cluster_that_gives_nothing_is_waited_for_no_longer_than_asked(inputs,
 
 def test_a_wait_ends_in_a_line_that_names_what_is_pending(inputs, tmp_path):
     with nodes([(1, 0)]) as cluster:
-        first = Sweeping(tmp_path / "first", tiny_settings(inputs, **SMALL), cluster.address, faults=[SLOW])
+        first = Sweeping(tmp_path / "first", tiny_settings(inputs, **SMALL), cluster.address, faults=slow(8))
         second = Sweeping(tmp_path / "second", tiny_settings(inputs, **SMALL), cluster.address)
         second.arguments = ["--wait", "0.2"]
         with first.started() as process:
