@@ -7,7 +7,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +23,16 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# The run tells in its own words which replicas were lost, and why.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^A worker died or was killed while executing a task")
 
 import ray
 from ray._common.utils import get_default_system_temp_dir
 from ray._private.utils import read_ray_address
-from ray.exceptions import RayActorError
+from ray.exceptions import AuthenticationError, RayActorError
+from ray.job_config import JobConfig
 
+from raydual.cluster.access import check_token_path, guard_token, on_loopback
 from raydual.cluster.nodes import machine
 from raydual.cluster.plan import Node
 from raydual.errors import UserError
@@ -67,16 +71,21 @@ def local_machine(address: str | None) -> Node | None:
 
 
 @contextmanager
-def connect(address: str | None = None) -> Iterator[Connection]:
+def connect(address: str | None = None, about: Mapping[str, str] | None = None) -> Iterator[Connection]:
     """Join the cluster at `address`, or the one that the user started on this machine, or start Ray here; then leave.
 
     Without an address, a cluster is joined where `RAY_ADDRESS` or `ray start` names it. The Ray that another program
-    started for itself is left alone; `auto` would join that too. The address `local` always starts Ray here.
+    started for itself is left alone; `auto` would join that too. The address `local` always starts Ray here, where only
+    this machine can reach it.
+
+    Parameters
+    ----------
+    about : what Ray's dashboard tells of this process's job.
 
     Raises
     ------
     UserError
-        There is no cluster at `address`.
+        There is no cluster at `address`, or no token for it.
     """
     global _current
     if ray.is_initialized():
@@ -84,7 +93,7 @@ def connect(address: str | None = None) -> Iterator[Connection]:
         return
     started = time.monotonic()
     joined = _cluster_to_join(address) is not None
-    with _connected(address) as (where, dashboard):
+    with _connected(address, JobConfig(metadata=dict(about or {}))) as (where, dashboard):
         heed_signals()  # ray has put handlers of its own in their place
         _current = _connection(where, dashboard, time.monotonic() - started, joined)
         try:
@@ -94,16 +103,17 @@ def connect(address: str | None = None) -> Iterator[Connection]:
 
 
 @contextmanager
-def _connected(address: str | None) -> Iterator[tuple[str, str | None]]:
+def _connected(address: str | None, job: JobConfig) -> Iterator[tuple[str, str | None]]:
     """(where Ray is, its dashboard) while connected."""
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "job_config": job}
     cluster = _cluster_to_join(address)
     if cluster is not None:
         _check_reachable(cluster)
+        check_token_path()
         with _errors_aside() as told:
             try:
                 context: Any = ray.init(address=cluster, **options)
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            except (ConnectionError, ValueError, RuntimeError, AuthenticationError) as error:
                 told.seek(0)
                 reason = (
                     "it asks for another token" if b"InvalidAuthToken" in told.read() else str(error).splitlines()[0]
@@ -114,12 +124,14 @@ def _connected(address: str | None) -> Iterator[tuple[str, str | None]]:
         finally:
             ray.shutdown()
         return
+    guard_token()
     with _session_folder() as folder:
         here = machine()
-        context = ray.init(
-            address="local", num_cpus=int(here.cpus), num_gpus=int(here.gpus),
-            object_store_memory=_OBJECT_STORE_BYTES, _temp_dir=folder, **options,
-        )  # fmt: skip
+        with on_loopback():
+            context = ray.init(
+                address="local", num_cpus=int(here.cpus), num_gpus=int(here.gpus),
+                object_store_memory=_OBJECT_STORE_BYTES, _temp_dir=folder, **options,
+            )  # fmt: skip
         try:
             yield "Ray started on this machine", context.dashboard_url
         finally:

@@ -15,7 +15,7 @@ METRICS: dict[str, tuple[str, ...]] = {
 """Every gauge and its tags."""
 
 DESCRIPTIONS = {
-    "raydual_units": "Seeds and controls of seeds: asked, done, failed, retried",
+    "raydual_units": "Seeds and controls of seeds: asked, done, failed in the whole run, retried by this process",
     "raydual_trials": "Trials of the search: running, done, stopped early",
     "raydual_units_per_second": "Seeds and controls of seeds (in the search: trials) per second",
     "raydual_tokens_per_second": "Tokens that go through the models of all replicas per second",
@@ -28,7 +28,11 @@ DESCRIPTIONS = {
 
 
 class Gauges:
-    """The gauges of one run; what a stage knows goes in, Ray's metrics agents serve it."""
+    """The gauges of a run; what a stage knows goes in, Ray's metrics agents serve it.
+
+    A gauge is served as long as this process is connected, and two reports (of 10 seconds) longer. `run` may be set to
+    the name of the next run in the same process.
+    """
 
     def __init__(self, run: str) -> None:
         self.run = run
