@@ -109,7 +109,10 @@ def _run(args: argparse.Namespace) -> None:
     from raydual.cluster.connect import connect
     from raydual.cluster.nodes import gpus_coming
 
-    about = {"sweep": " or ".join(config.name for config in configs.values()), "run": " or ".join(dict.fromkeys(map(str, runs.values())))}
+    about = {
+        "sweep": " or ".join(config.name for config in configs.values()),
+        "run": " or ".join(dict.fromkeys(map(str, runs.values()))),
+    }
     with connect(args.address, about) as connection:
         path = large if connection.gpus or (args.wait and gpus_coming()) else small
         execute(

@@ -19,15 +19,19 @@ def on_loopback() -> Iterator[None]:
     """Within it, the Ray that is started takes the loopback address for its own, and binds all of its ports to it.
 
     Ray does so by itself on macOS and Windows. Elsewhere it replaces a loopback address that it is given by the
-    machine's own, and reads the variable that says otherwise (`RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER`) when it is imported,
-    before it is known whether a cluster will be joined.
+    machine's own. The variable that says otherwise is read when Ray is imported, before it is known whether a cluster
+    will be joined: so it is set for Ray's processes, and what was read for this one.
     """
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
+    variable, read = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    before = os.environ.get(variable)
+    os.environ[variable], ray_constants.ENABLE_RAY_CLUSTER = "0", False
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+        ray_constants.ENABLE_RAY_CLUSTER = read
+        os.environ.pop(variable)
+        if before is not None:
+            os.environ[variable] = before
 
 
 def guard_token() -> None:

@@ -14,18 +14,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import psutil
-
-# Read by ray at import: no copy of uv's environment, trials that keep the working directory, a Ctrl-C that reaches the
-# run and not Tune alone, and none of the loggers and notices that would bury the run's own lines.
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-# The run tells in its own words which replicas were lost, and why.
-os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^A worker died or was killed while executing a task")
-
 import ray
 from ray._common.utils import get_default_system_temp_dir
 from ray._private.utils import read_ray_address
@@ -80,7 +68,7 @@ def connect(address: str | None = None, about: Mapping[str, str] | None = None) 
 
     Parameters
     ----------
-    about : what Ray's dashboard tells of this process's job.
+    about : what Ray is to know of this process's job. Of this its dashboard shows the `sweep` and where its `run` goes.
 
     Raises
     ------
@@ -93,7 +81,7 @@ def connect(address: str | None = None, about: Mapping[str, str] | None = None) 
         return
     started = time.monotonic()
     joined = _cluster_to_join(address) is not None
-    with _connected(address, JobConfig(metadata=dict(about or {}))) as (where, dashboard):
+    with _connected(address, _job(about or {})) as (where, dashboard):
         heed_signals()  # ray has put handlers of its own in their place
         _current = _connection(where, dashboard, time.monotonic() - started, joined)
         try:
@@ -136,6 +124,11 @@ def _connected(address: str | None, job: JobConfig) -> Iterator[tuple[str, str |
             yield "Ray started on this machine", context.dashboard_url
         finally:
             ray.shutdown()
+
+
+def _job(about: Mapping[str, str]) -> JobConfig:
+    # `job_name` is what the list of jobs shows; `ray job submit` puts its own in its place.
+    return JobConfig(metadata={"job_name": ", in ".join(about[k] for k in ("sweep", "run") if k in about), **about})
 
 
 @contextmanager

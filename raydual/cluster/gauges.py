@@ -1,5 +1,7 @@
 """What Ray's metrics say of a run: `ray_raydual_…`, scraped by Prometheus, drawn by Grafana."""
 
+import threading
+
 from ray.util.metrics import Gauge
 
 METRICS: dict[str, tuple[str, ...]] = {
@@ -30,14 +32,25 @@ DESCRIPTIONS = {
 class Gauges:
     """The gauges of a run; what a stage knows goes in, Ray's metrics agents serve it.
 
-    A gauge is served as long as this process is connected, and two reports (of 10 seconds) longer. `run` may be set to
-    the name of the next run in the same process.
+    Ray forgets a value that has not been set for two reports (of 10 seconds), so whoever holds the gauges calls
+    `refresh`. Until that ends a value stays, also that of a run that is over when `run` is set to the name of the next.
     """
 
     def __init__(self, run: str) -> None:
         self.run = run
         self._gauges = {name: Gauge(name, DESCRIPTIONS[name], tag_keys=tags) for name, tags in METRICS.items()}
+        self._values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        self._lock = threading.Lock()
 
     def set(self, name: str, value: float, **tags: str) -> None:
         """Set a gauge; `run` is added to its tags."""
-        self._gauges[name].set(value, tags={"run": self.run, **tags})
+        tags = {"run": self.run, **tags}
+        with self._lock:
+            self._values[name, tuple(tags.items())] = value
+            self._gauges[name].set(value, tags=tags)
+
+    def refresh(self) -> None:
+        """Set every value once more."""
+        with self._lock:
+            for (name, tags), value in self._values.items():
+                self._gauges[name].set(value, tags=dict(tags))

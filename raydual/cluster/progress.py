@@ -54,7 +54,7 @@ class StageProgress:
             if not self.first_done:
                 self.first_done, self.first_at = self.done, now
             left = self._seconds_left(now)
-            if self.gauges:
+            if self.gauges and now > self.started:
                 self.gauges.set("raydual_units_per_second", self.done / (now - self.started), stage=self.title)
                 if left is not None:
                     self.gauges.set("raydual_seconds_left", left, stage=self.title)

@@ -329,9 +329,11 @@ def _tune(study: Study, key: str, pool: Any, layout: Layout, order: SearchOrder)
     execution, total = study.config.execution, count_trials(study.config)
     known = dict(order.journal.reports)
     lookup = Lookup(study.config.name, pool, key, study.slices, known, 1 + execution.retries)
+    trial = tune.with_parameters(SearchTrial, lookup=lookup)
+    trial.__qualname__ = SearchTrial.__name__  # as Ray's dashboard shows it
     with tempfile.TemporaryDirectory(prefix="raydual-tune-", ignore_cleanup_errors=True) as storage:
         tuner = tune.Tuner(
-            tune.with_parameters(SearchTrial, lookup=lookup),
+            trial,
             tune_config=tune.TuneConfig(
                 search_alg=order,
                 scheduler=HalvingScheduler(order),

@@ -77,6 +77,7 @@ class Watch:
         while not over:
             over = self._over.wait(_LOOK_SECONDS)
             # The pool may be gone, with its cluster or this run; whoever waits for its results is told.
+            self.gauges.refresh()
             with suppress(Exception):
                 self.see(ray.get(self.pool.status.remote(), timeout=_ANSWER_SECONDS))
 
