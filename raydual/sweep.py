@@ -109,7 +109,11 @@ def _run(args: argparse.Namespace) -> None:
     from raydual.cluster.connect import connect
     from raydual.cluster.nodes import gpus_coming
 
-    with connect(args.address) as connection:
+    about = {
+        "sweep": " or ".join(config.name for config in configs.values()),
+        "run": " or ".join(dict.fromkeys(map(str, runs.values()))),
+    }
+    with connect(args.address, about) as connection:
         path = large if connection.gpus or (args.wait and gpus_coming()) else small
         execute(
             configs[path], runs[path], where=str(path), resume=args.resume, address=args.address,
@@ -224,7 +228,8 @@ def execute_cells(
 
         place, most = Where(address, wait_minutes), max(map(useful_replicas, studies))
         check_machine(studies[0], place, most)
-        with session(place, sweep.name, most) as opened:
+        about = {"run": str(output), "cells": str(len(sweep.cells)), "axes": ", ".join(sweep.axes)}
+        with session(place, sweep.name, most, about) as opened:
             _say(f"sweep {sweep.name}: {len(sweep.cells)} cells, {', '.join(sweep.axes)}")
             _say(opened.connection.describe())
             # Those of one model after each other: they share its replicas.

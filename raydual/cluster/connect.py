@@ -7,28 +7,20 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import psutil
-
-# Read by ray at import: no copy of uv's environment, trials that keep the working directory, a Ctrl-C that reaches the
-# run and not Tune alone, and none of the loggers and notices that would bury the run's own lines.
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
 import ray
 from ray._common.utils import get_default_system_temp_dir
 from ray._private.utils import read_ray_address
-from ray.exceptions import RayActorError
+from ray.exceptions import AuthenticationError, RayActorError
+from ray.job_config import JobConfig
 
+from raydual.cluster.access import check_token_path, guard_token, on_loopback
 from raydual.cluster.nodes import machine
 from raydual.cluster.plan import Node
 from raydual.errors import UserError
@@ -67,16 +59,21 @@ def local_machine(address: str | None) -> Node | None:
 
 
 @contextmanager
-def connect(address: str | None = None) -> Iterator[Connection]:
+def connect(address: str | None = None, about: Mapping[str, str] | None = None) -> Iterator[Connection]:
     """Join the cluster at `address`, or the one that the user started on this machine, or start Ray here; then leave.
 
     Without an address, a cluster is joined where `RAY_ADDRESS` or `ray start` names it. The Ray that another program
-    started for itself is left alone; `auto` would join that too. The address `local` always starts Ray here.
+    started for itself is left alone; `auto` would join that too. The address `local` always starts Ray here, where only
+    this machine can reach it.
+
+    Parameters
+    ----------
+    about : what Ray is to know of this process's job. Of this its dashboard shows the `sweep` and where its `run` goes.
 
     Raises
     ------
     UserError
-        There is no cluster at `address`.
+        There is no cluster at `address`, or no token for it.
     """
     global _current
     if ray.is_initialized():
@@ -84,7 +81,7 @@ def connect(address: str | None = None) -> Iterator[Connection]:
         return
     started = time.monotonic()
     joined = _cluster_to_join(address) is not None
-    with _connected(address) as (where, dashboard):
+    with _connected(address, _job(about or {})) as (where, dashboard):
         heed_signals()  # ray has put handlers of its own in their place
         _current = _connection(where, dashboard, time.monotonic() - started, joined)
         try:
@@ -94,16 +91,17 @@ def connect(address: str | None = None) -> Iterator[Connection]:
 
 
 @contextmanager
-def _connected(address: str | None) -> Iterator[tuple[str, str | None]]:
+def _connected(address: str | None, job: JobConfig) -> Iterator[tuple[str, str | None]]:
     """(where Ray is, its dashboard) while connected."""
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "job_config": job}
     cluster = _cluster_to_join(address)
     if cluster is not None:
         _check_reachable(cluster)
+        check_token_path()
         with _errors_aside() as told:
             try:
                 context: Any = ray.init(address=cluster, **options)
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            except (ConnectionError, ValueError, RuntimeError, AuthenticationError) as error:
                 told.seek(0)
                 reason = (
                     "it asks for another token" if b"InvalidAuthToken" in told.read() else str(error).splitlines()[0]
@@ -114,16 +112,23 @@ def _connected(address: str | None) -> Iterator[tuple[str, str | None]]:
         finally:
             ray.shutdown()
         return
+    guard_token()
     with _session_folder() as folder:
         here = machine()
-        context = ray.init(
-            address="local", num_cpus=int(here.cpus), num_gpus=int(here.gpus),
-            object_store_memory=_OBJECT_STORE_BYTES, _temp_dir=folder, **options,
-        )  # fmt: skip
+        with on_loopback():
+            context = ray.init(
+                address="local", num_cpus=int(here.cpus), num_gpus=int(here.gpus),
+                object_store_memory=_OBJECT_STORE_BYTES, _temp_dir=folder, **options,
+            )  # fmt: skip
         try:
             yield "Ray started on this machine", context.dashboard_url
         finally:
             ray.shutdown()
+
+
+def _job(about: Mapping[str, str]) -> JobConfig:
+    # `job_name` is what the list of jobs shows; `ray job submit` puts its own in its place.
+    return JobConfig(metadata={"job_name": ", in ".join(about[k] for k in ("sweep", "run") if k in about), **about})
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """What Ray's metrics say of a run: `ray_raydual_…`, scraped by Prometheus, drawn by Grafana."""
 
+import threading
+
 from ray.util.metrics import Gauge
 
 METRICS: dict[str, tuple[str, ...]] = {
@@ -15,7 +17,7 @@ METRICS: dict[str, tuple[str, ...]] = {
 """Every gauge and its tags."""
 
 DESCRIPTIONS = {
-    "raydual_units": "Seeds and controls of seeds: asked, done, failed, retried",
+    "raydual_units": "Seeds and controls of seeds: asked, done, failed in the whole run, retried by this process",
     "raydual_trials": "Trials of the search: running, done, stopped early",
     "raydual_units_per_second": "Seeds and controls of seeds (in the search: trials) per second",
     "raydual_tokens_per_second": "Tokens that go through the models of all replicas per second",
@@ -28,12 +30,27 @@ DESCRIPTIONS = {
 
 
 class Gauges:
-    """The gauges of one run; what a stage knows goes in, Ray's metrics agents serve it."""
+    """The gauges of a run; what a stage knows goes in, Ray's metrics agents serve it.
+
+    Ray forgets a value that has not been set for two reports (of 10 seconds), so whoever holds the gauges calls
+    `refresh`. Until that ends a value stays, also that of a run that is over when `run` is set to the name of the next.
+    """
 
     def __init__(self, run: str) -> None:
         self.run = run
         self._gauges = {name: Gauge(name, DESCRIPTIONS[name], tag_keys=tags) for name, tags in METRICS.items()}
+        self._values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        self._lock = threading.Lock()
 
     def set(self, name: str, value: float, **tags: str) -> None:
         """Set a gauge; `run` is added to its tags."""
-        self._gauges[name].set(value, tags={"run": self.run, **tags})
+        tags = {"run": self.run, **tags}
+        with self._lock:
+            self._values[name, tuple(tags.items())] = value
+            self._gauges[name].set(value, tags=tags)
+
+    def refresh(self) -> None:
+        """Set every value once more."""
+        with self._lock:
+            for (name, tags), value in self._values.items():
+                self._gauges[name].set(value, tags=dict(tags))

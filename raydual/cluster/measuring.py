@@ -92,7 +92,8 @@ class Measuring:
             among the rows, so that `--resume` tries them again.
         """
         # Closed before anything else is: its threads must not outlive the connection to Ray.
-        with closing(tokenized(f"demonstrations of {self.study.config.name}", self.shared, groups)) as stream:
+        title, replicas = f"demonstrations of {self.study.config.name}", self.watch.layout.replicas
+        with closing(tokenized(title, self.shared, groups, replicas)) as stream:
             more = True
             while more or self.at_work or self.again:
                 while len(self.at_work) <= self.watch.replicas_there and (more or self.again):
@@ -122,7 +123,10 @@ class Measuring:
 
     def _send(self, batch: _Batch) -> None:
         arguments = (self.settings, batch.control, [ray.put(batch.cases)])
-        self.at_work[self.pool.run.remote("measure", self.key, arguments, batch.name, batch.tries)] = batch
+        reference = self.pool.run.remote(
+            "measure", self.key, arguments, batch.name, batch.tries, control=batch.control.name, units=len(batch.cases)
+        )
+        self.at_work[reference] = batch
 
     def _finished(self) -> Iterator[pa.Table]:
         ready, _ = ray.wait(list(self.at_work), timeout=_WAIT_SECONDS)

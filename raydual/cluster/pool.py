@@ -63,7 +63,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Status:
-    """The pool at a moment: replicas by state, what they work at, and what was lost so far."""
+    """The pool at a moment: replicas by state, what they work at, and what was lost so far.
+
+    `retried` counts jobs, `retried_by` the units in them, by control.
+    """
 
     states: dict[str, int]
     work: tuple[Work, ...]
@@ -72,6 +75,7 @@ class Status:
     memory: dict[str, int]
     lost: int
     retried: int
+    retried_by: dict[str, int]
     most: int
     wanted: int
     waited: float
@@ -86,6 +90,8 @@ class _Job:
     tries: int
     future: asyncio.Future
     prefer: int | None
+    control: str
+    units: int
     attempts: int = 0
 
 
@@ -118,6 +124,7 @@ class Pool:
         self.studies: dict[str, list[Any]] = {}
         self.failure: Exception | None = None
         self.lost = self.retried = self.numbers = self.most = 0
+        self.retried_by: Counter[str] = Counter()
         self.nothing_since = time.monotonic()
         self.background: asyncio.Task | None = None
 
@@ -131,11 +138,13 @@ class Pool:
         self.studies[key] = shared
 
     async def run(
-        self, method: str, key: str, arguments: tuple, name: str, tries: int, prefer: int | None = None
-    ) -> tuple[Any, int]:
+        self, method: str, key: str, arguments: tuple, name: str, tries: int, prefer: int | None = None,
+        control: str = "", units: int = 1,
+    ) -> tuple[Any, int]:  # fmt: skip
         """Have a replica do something for a study; (its result or `Lost`, the number of the replica).
 
-        A job is tried `tries` times; it goes to the replica `prefer` if that one is there.
+        A job is tried `tries` times; it goes to the replica `prefer` if that one is there. If it is retried, it counts
+        for so many `units` of a `control`.
 
         Raises
         ------
@@ -145,7 +154,7 @@ class Pool:
         if self.failure:
             raise self.failure
         future = asyncio.get_running_loop().create_future()
-        job = _Job(method, (key, self.studies[key], *arguments), name, tries, future, prefer)
+        job = _Job(method, (key, self.studies[key], *arguments), name, tries, future, prefer, control, units)
         ready = next((slot for slot in self.slots if slot.number == prefer and slot.state in ("ready", "busy")), None)
         (ready.own if ready else self.queue).append(job)
         async with self.news:
@@ -167,6 +176,7 @@ class Pool:
             memory={str(slot.number): slot.beat.memory for slot in self.slots if slot.beat},
             lost=self.lost,
             retried=self.retried,
+            retried_by=dict(self.retried_by),
             most=self.most,
             wanted=len(self.slots),
             waited=0.0 if self._anything() else time.monotonic() - self.nothing_since,
@@ -338,6 +348,7 @@ class Pool:
             job.future.set_result((Lost(reason, job.attempts), slot.number))
         else:
             self.retried += 1
+            self.retried_by[job.control] += job.units
             self.queue.appendleft(job)
 
     def _lose(self, slot: _Slot) -> None:

@@ -4,7 +4,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +14,13 @@ from raydual.metrics.catalogue import CATALOGUE, OVERALL
 from raydual.results import FAILED, NO_CONTROL
 
 _QUIET_SECONDS = 15.0
+_HEADLINE = [name for name, metric in CATALOGUE.items() if metric.headline]
+
+EARLIER: tuple[list[str], pc.Expression] = (
+    ["seed", "control", "layer", "metric", "condition", "value"],
+    (pc.field("metric") == FAILED) | (pc.field("metric").isin(_HEADLINE) & (pc.field("layer") == OVERALL)),
+)
+"""What of an earlier process's rows (`RunDirectory.measured`) a `MeasureNews` goes on from."""
 
 
 def say(text: str) -> None:
@@ -28,23 +35,26 @@ class StageProgress:
     is finished, `inside` tells now and then how far the work in progress is. Both may be called from any thread.
     """
 
-    def __init__(self, title: str, total: int, gauges: Gauges | None = None, out: Callable[[str], None] = say) -> None:
-        self.title, self.total, self.gauges, self.out = title, total, gauges, out
+    def __init__(
+        self, title: str, total: int, gauges: Gauges | None = None, out: Callable[[str], None] = say,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self.title, self.total, self.gauges, self.out, self.clock = title, total, gauges, out, clock
         self.done = self.first_done = 0
         self.first_at = self.said_at = -math.inf
-        self.started = time.monotonic()
+        self.started = self.clock()
         self.lock = threading.Lock()
         out(f"{title}: {total} to do")
 
     def advance(self, count: int, detail: str) -> None:
         """`count` more are done."""
         with self.lock:
-            now = time.monotonic()
+            now = self.clock()
             self.done += count
             if not self.first_done:
                 self.first_done, self.first_at = self.done, now
             left = self._seconds_left(now)
-            if self.gauges:
+            if self.gauges and now > self.started:
                 self.gauges.set("raydual_units_per_second", self.done / (now - self.started), stage=self.title)
                 if left is not None:
                     self.gauges.set("raydual_seconds_left", left, stage=self.title)
@@ -55,7 +65,7 @@ class StageProgress:
     def inside(self, at_work: float, words: str) -> None:
         """`at_work` more would be done if what is at work counted in parts; said only after a while of silence."""
         with self.lock:
-            now = time.monotonic()
+            now = self.clock()
             if self.done < self.total and now - max(self.said_at, self.started) >= _QUIET_SECONDS:
                 self.said_at = now
                 self.out(f"{self.title}: {self.done}/{self.total}, and {at_work:.1f} of those at work - {words}")
@@ -74,17 +84,23 @@ def _left_words(seconds: float | None) -> str:
 
 
 class MeasureNews:
-    """What finished batches say: counts by control, and running means of the headline metrics of the measurement."""
+    """What finished batches say: counts by control, and running means of the headline metrics of the measurement.
 
-    def __init__(self, gauges: Gauges, asked: dict[str, int]) -> None:
+    `asked` counts all units of the run by control, also those that an earlier process has measured; `earlier` are the
+    rows of those (columns and rows as `EARLIER` says).
+    """
+
+    def __init__(self, gauges: Gauges, asked: Mapping[str, int], earlier: pa.Table | None = None) -> None:
         self.gauges = gauges
         self.done: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
         self.sums: Counter[tuple[str, str]] = Counter()
         self.counts: Counter[tuple[str, str]] = Counter()
         for control, count in asked.items():
-            for outcome, value in (("asked", count), ("done", 0), ("failed", 0)):
-                gauges.set("raydual_units", value, stage="measure", control=control, outcome=outcome)
+            for outcome, value in (("asked", count), ("done", 0), ("failed", 0), ("retried", 0)):
+                self._set(control, outcome, value)
+        if earlier is not None:
+            self.update(earlier)
 
     def update(self, rows: pa.Table) -> str:
         """Take in a finished batch; returns a line with the accuracies so far."""
@@ -93,16 +109,15 @@ class MeasureNews:
             failed = of_control.filter(pc.field("metric") == FAILED).num_rows
             self.failed[control] += failed
             self.done[control] += len(pc.unique(of_control["seed"])) - failed
-            for outcome, value in (("done", self.done[control]), ("failed", self.failed[control])):
-                self.gauges.set("raydual_units", value, stage="measure", control=control, outcome=outcome)
+            self._set(control, "done", self.done[control])
+            self._set(control, "failed", self.failed[control])
         self._means(rows.filter((pc.field("control") == NO_CONTROL) & (pc.field("layer") == OVERALL)))
         words = [f"{c} {self._mean('accuracy', c):.3f}" for c in ("zsl", "icl", "ft") if self.counts["accuracy", c]]
         failures = f", {sum(self.failed.values())} failed" if sum(self.failed.values()) else ""
         return f"accuracy so far: {', '.join(words) or 'none'}{failures}"
 
     def _means(self, rows: pa.Table) -> None:
-        headline = [name for name, metric in CATALOGUE.items() if metric.headline]
-        rows = rows.filter(pc.field("metric").isin(headline) & pc.is_finite(pc.field("value")))
+        rows = rows.filter(pc.field("metric").isin(_HEADLINE) & pc.is_finite(pc.field("value")))
         totals = rows.group_by(["metric", "condition"]).aggregate([("value", "sum"), ("value", "count")])
         for row in totals.to_pylist():
             key = row["metric"], row["condition"]
@@ -112,3 +127,6 @@ class MeasureNews:
 
     def _mean(self, metric: str, condition: str) -> float:
         return self.sums[metric, condition] / self.counts[metric, condition]
+
+    def _set(self, control: str, outcome: str, value: int) -> None:
+        self.gauges.set("raydual_units", value, stage="measure", control=control, outcome=outcome)

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import PurePosixPath
 from typing import Any
 
 import ray
 
 from raydual.cluster.connect import unwrapped_user_errors
 from raydual.cluster.measuring import Measuring, groups_of
-from raydual.cluster.progress import MeasureNews, StageProgress, say
+from raydual.cluster.progress import EARLIER, MeasureNews, StageProgress, say
 from raydual.cluster.reducing import map_on_ray
 from raydual.cluster.search import Choice, count_trials, search, stored_choice
 from raydual.cluster.session import Session, Where, Workplace, check_machine, session
@@ -60,8 +61,10 @@ def run_study(study: Study, run: RunDirectory, where: str, place: Where, shared:
     choice = stored_choice(run, config)
     computed = Computed()
     if choice is None or _todo(study, run, choice):
-        with nullcontext(shared) if shared else _session(study, place) as opened, unwrapped_user_errors():
-            choice, computed = _on_ray(study, run, opened, timings)
+        with nullcontext(shared) if shared else _session(study, place, run) as opened, unwrapped_user_errors():
+            # The cells of a sweep share its name.
+            name = f"{shared.name}/{PurePosixPath(str(run)).name}" if shared else config.name
+            choice, computed = _on_ray(study, run, opened, timings, name)
             with timings.stage("reduce"):
                 # One machine's threads need no copies of the values.
                 reduce_run(run, map_on_ray if opened.connection.joined else None)
@@ -87,10 +90,11 @@ class Computed:
 
 
 @contextmanager
-def _session(study: Study, place: Where) -> Iterator[Session]:
+def _session(study: Study, place: Where, run: RunDirectory) -> Iterator[Session]:
     useful = useful_replicas(study)
     check_machine(study, place, useful)
-    with session(place, study.config.name, useful) as opened:
+    about = {"model": study.config.model, "data": study.dataset.source, "run": str(run)}
+    with session(place, study.config.name, useful, about) as opened:
         say(opened.connection.describe())
         yield opened
 
@@ -100,11 +104,12 @@ def useful_replicas(study: Study) -> int:
     return max(count_trials(study.config), len(study.units(study.config.seeds)))
 
 
-def _on_ray(study: Study, run: RunDirectory, opened: Session, timings: Timings) -> tuple[Choice, Computed]:
-    """Search and measure; returns what was chosen, and where it was computed."""
+def _on_ray(study: Study, run: RunDirectory, opened: Session, timings: Timings, name: str) -> tuple[Choice, Computed]:
+    """Search and measure; returns what was chosen, and where it was computed. Gauges call the run by its `name`."""
     connection = opened.connection
     timings.seconds["start ray"] = round(connection.seconds, 2)
     workplace = opened.workplace_for(study)
+    workplace.gauges.run = name
     key, shared = opened.share(study, workplace)
     with timings.stage("search"):
         choice = stored_choice(run, study.config) or _search(study, key, workplace, run)
@@ -142,7 +147,8 @@ def _measure(study: Study, choice: Choice, key: str, shared: Any, workplace: Wor
     if not todo:
         return
     progress = StageProgress("measure", len(todo), workplace.gauges)
-    news = MeasureNews(workplace.gauges, dict(Counter(unit.control.name for unit in todo)))
+    asked = Counter(unit.control.name for unit in everything)
+    news = MeasureNews(workplace.gauges, asked, run.measured(*EARLIER) if done else None)
     workplace.watch.progress = progress
     groups = groups_of(everything, workplace.layout, run.finished())
     measuring = Measuring(study, key, shared, choice.finetune, workplace.pool, workplace.watch)

@@ -48,8 +48,9 @@ def settings_key(settings: dict[str, Any], seeds: tuple[int, ...]) -> str:
 
 @dataclass(frozen=True)
 class Lookup:
-    """What every trial needs: the pool, the study's key in it, the reports that are known, and the bounds."""
+    """What every trial needs: the sweep's name, the pool, the study's key in it, the known reports, and the bounds."""
 
+    sweep: str
     pool: Any
     study: str
     slices: tuple[int, ...]
@@ -72,6 +73,10 @@ class SearchTrial(tune.Trainable):
         """Take what all trials share."""
         self.lookup = lookup
         self.reset_config(config)
+
+    def __repr__(self) -> str:
+        """What Ray's dashboard calls the actor, which is kept for many trials."""
+        return f"search of {self.lookup.sweep}"
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Turn to another trial."""
@@ -190,6 +195,7 @@ class SearchOrder(Searcher):
             if not self.queue:
                 return Searcher.FINISHED
         self.running[trial_id] = {**self.queue.popleft(), "beside": self.beside}
+        self._show_counts()
         return self.running[trial_id]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -223,7 +229,15 @@ class SearchOrder(Searcher):
             self.settings_scores.append(report)
         self._count_broken(trial, report)
         self.completed += 1
+        self._show_counts()
         self.progress.advance(1, _describe(trial, report))
+
+    def _show_counts(self) -> None:
+        if self.progress.gauges:
+            stopped = len(self.stopped)
+            counts = {"running": len(self.running), "done": self.completed - stopped, "stopped": stopped}
+            for state, count in counts.items():
+                self.progress.gauges.set("raydual_trials", count, state=state)
 
     def _count_broken(self, trial: dict[str, Any], report: dict[str, Any]) -> None:
         """Stop where nothing but failures comes back."""
@@ -314,10 +328,12 @@ def _here() -> str:
 def _tune(study: Study, key: str, pool: Any, layout: Layout, order: SearchOrder) -> None:
     execution, total = study.config.execution, count_trials(study.config)
     known = dict(order.journal.reports)
-    lookup = Lookup(pool, key, study.slices, known, 1 + execution.retries)
+    lookup = Lookup(study.config.name, pool, key, study.slices, known, 1 + execution.retries)
+    trial = tune.with_parameters(SearchTrial, lookup=lookup)
+    trial.__qualname__ = SearchTrial.__name__  # as Ray's dashboard shows it
     with tempfile.TemporaryDirectory(prefix="raydual-tune-", ignore_cleanup_errors=True) as storage:
         tuner = tune.Tuner(
-            tune.with_parameters(SearchTrial, lookup=lookup),
+            trial,
             tune_config=tune.TuneConfig(
                 search_alg=order,
                 scheduler=HalvingScheduler(order),

@@ -1,6 +1,6 @@
 """Ray for one sweep: the connection, and the pool of the model at work, which the sweep's runs share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -101,13 +101,13 @@ class Session:
         settings = PoolSettings(model, layout, execution, self.useful, seconds, self.where.waits, size)
         gauges = Gauges(self.name)
         pool = start_pool(settings)
-        return Workplace(model, execution, layout, pool, Watch(pool, layout, seconds, gauges), gauges)
+        return Workplace(model, execution, layout, pool, Watch(pool, layout, seconds, gauges).start(), gauges)
 
 
 @contextmanager
-def session(where: Where, name: str, useful: int) -> Iterator[Session]:
-    """A session that is closed when the block ends."""
-    with connect(where.address) as connection:
+def session(where: Where, name: str, useful: int, about: Mapping[str, str] | None = None) -> Iterator[Session]:
+    """A session that is closed when the block ends; `about` is what Ray's dashboard tells of it."""
+    with connect(where.address, {"sweep": name, **(about or {})}) as connection:
         opened = Session(connection, where, name, useful)
         try:
             yield opened

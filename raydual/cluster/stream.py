@@ -3,11 +3,17 @@
 import logging
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import ray
 from ray.data import DataContext, TaskPoolStrategy
+from ray.data._internal.execution.backpressure_policy import (
+    ENABLED_BACKPRESSURE_POLICIES,
+    ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
+    BackpressurePolicy,
+)
+from ray.data._internal.execution.operators.task_pool_map_operator import TaskPoolMapOperator
 from ray.data.block import BlockAccessor
 
 from raydual.cluster.replica import Broken, in_one_line
@@ -17,6 +23,7 @@ from raydual.measure.study import Case, Study, Unit
 from raydual.model.source import ModelSource
 
 _TOKENIZERS = 2
+_FEWEST_AHEAD = 2
 _AHEAD_BYTES = 128 * 2**20
 
 
@@ -64,9 +71,33 @@ def _case(study: Study, unit: Unit) -> Case | Broken:
         return Broken(unit.seed, unit.control.name, in_one_line(error))
 
 
-def tokenized(title: str, shared: Any, groups: Sequence[Sequence[Unit]]) -> Generator[Group]:
-    """The groups, one by one, as they are asked for; `shared` refers to the study."""
-    _quieten()
+class _Ahead(BackpressurePolicy):
+    """Keeps Ray Data from making more than so many blocks before they are asked for.
+
+    Its own bounds are bytes, which the blocks of a whole run may not reach; then what the dashboard shows of the stream
+    would be over in a moment, instead of advancing as the run does.
+    """
+
+    name = "Ahead"
+
+    def __init__(self, most: int, context: DataContext, topology: Any, manager: Any) -> None:
+        super().__init__(context, topology, manager)
+        self.most = most
+
+    def can_add_input(self, op: Any) -> bool:
+        """Whether an operator that runs tasks may start another one."""
+        if not isinstance(op, TaskPoolMapOperator):
+            return True
+        state = self._topology[op]
+        return op.metrics.num_tasks_running + state.total_enqueued_output_blocks() < self.most
+
+
+def tokenized(title: str, shared: Any, groups: Sequence[Sequence[Unit]], replicas: int) -> Generator[Group]:
+    """The groups, one by one, as they are asked for; `shared` refers to the study.
+
+    They are made a little ahead of that, the more so the more `replicas` there may be.
+    """
+    _quieten(max(_FEWEST_AHEAD, replicas // 2))
     # Items, and tasks that ask for no CPU: the replicas may hold every CPU that there is.
     rows = [
         {
@@ -93,7 +124,7 @@ def tokenized(title: str, shared: Any, groups: Sequence[Sequence[Unit]]) -> Gene
         del bundles
 
 
-def _quieten() -> None:
+def _quieten(ahead: int) -> None:
     """The run tells its own progress; demonstrations are made little ahead of the replicas."""
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
@@ -103,3 +134,7 @@ def _quieten() -> None:
     context.execution_options.resource_limits = context.execution_options.resource_limits.copy(
         object_store_memory=_AHEAD_BYTES
     )
+    # What is made waits until the replicas ask for more, however long they take.
+    context.execution_no_progress_timeout_s = -1
+    policies = [*ENABLED_BACKPRESSURE_POLICIES, partial(_Ahead, ahead)]
+    context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, policies)
