@@ -145,7 +145,7 @@ def left_in(folder: str | Path) -> list[str]:
     return sorted(path.name for path in Path(folder).glob("raydual-*"))
 
 
-def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str] | None = None, seconds: float = 120) -> Any:
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str] | None = None, seconds: float = 240) -> Any:
     """The first true value of a condition; fails if the process ends before."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

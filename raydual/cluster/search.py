@@ -13,7 +13,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from raydual.cluster.connect import unwrapped_user_errors
+from raydual.cluster.connect import own_folder, unwrapped_user_errors
 from raydual.cluster.halving import Halving, SeedScore, choose
 from raydual.cluster.plan import Layout
 from raydual.cluster.pool import Lost
@@ -25,6 +25,7 @@ from raydual.measure.study import Study
 from raydual.results import FINETUNE_SEARCH, SEED_SEARCH, RunDirectory
 
 _MOST_TRIALS = 32
+_FOLDER = "raydual-tune-"
 
 
 @dataclass(frozen=True)
@@ -314,7 +315,7 @@ def _tune(study: Study, key: str, pool: Any, layout: Layout, order: SearchOrder)
     execution, total = study.config.execution, count_trials(study.config)
     known = dict(order.journal.reports)
     lookup = Lookup(pool, key, study.slices, known, 1 + execution.retries)
-    with tempfile.TemporaryDirectory(prefix="raydual-tune-", ignore_cleanup_errors=True) as storage:
+    with own_folder(_FOLDER, tempfile.gettempdir()) as storage:
         tuner = tune.Tuner(
             tune.with_parameters(SearchTrial, lookup=lookup),
             tune_config=tune.TuneConfig(
