@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -30,7 +31,7 @@ def heed_signals() -> None:
         for number in _SIGNALS:
             # A program started by `nohup` is not to end with its terminal.
             if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, _stop)
+                signal.signal(number, stop)
 
 
 def received() -> int:
@@ -38,7 +39,8 @@ def received() -> int:
     return _Heeding.received or signal.SIGINT
 
 
-def _stop(number: int, _: FrameType | None) -> None:
+def stop(number: int, _: FrameType | None = None) -> NoReturn:
+    """End the program as the signal `number` asks: by `StoppedError`, or at once if one came before."""
     if _Heeding.received is not None:
         print("stopped at once", file=sys.stderr, flush=True)
         os._exit(128 + number)

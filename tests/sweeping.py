@@ -8,6 +8,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -70,6 +71,7 @@ class Sweeping:
     faults: Sequence[Mapping[str, Any]] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     arguments: Sequence[str] = ()
+    prefix: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +87,7 @@ class Sweeping:
         """The command as a user types it."""
         address = ["--address", self.address] if self.address is not None else []
         own = [str(self.file), "--output", str(self.folder / "run"), *address, *self.arguments, *more]
-        return [sys.executable, "-m", "raydual.sweep", *own]
+        return [*self.prefix, sys.executable, "-m", "raydual.sweep", *own]
 
     def variables(self) -> dict[str, str]:
         """The environment of its processes."""
@@ -127,7 +129,24 @@ class Sweeping:
                 process.wait()
 
 
-def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str] | None = None, seconds: float = 120) -> Any:
+@contextlib.contextmanager
+def own_temporary() -> Iterator[dict[str, str]]:
+    """A folder for temporary files, as an environment; its path is short, as the sockets that Ray puts there must be.
+
+    Whatever a sweep leaves in it is an error.
+    """
+    with tempfile.TemporaryDirectory(prefix="rd", ignore_cleanup_errors=True) as folder:
+        yield {"TMPDIR": folder, "RAY_TMPDIR": folder}
+        left = left_in(folder)
+        assert not left, f"left behind: {left}"
+
+
+def left_in(folder: str | Path) -> list[str]:
+    """What sweeps have left in a folder for temporary files."""
+    return sorted(path.name for path in Path(folder).glob("raydual-*"))
+
+
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str] | None = None, seconds: float = 240) -> Any:
     """The first true value of a condition; fails if the process ends before."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -146,6 +165,32 @@ def replica_processes(root: int | None = None) -> list[psutil.Process]:
             if "ray::ReplicaActor" in process.name() or "ray::ReplicaActor" in " ".join(process.cmdline()):
                 found.append(process)
     return found
+
+
+def named_processes(root: int, name: str) -> list[psutil.Process]:
+    """The processes below one whose title holds a name."""
+    found = []
+    for process in family(root)[1:]:
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            if name in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+def running(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Those that have not ended."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def journal_lines(run: RunDirectory) -> list[str]:
+    """The search's reports so far."""
+    path = Path(run.path, "search", "journal.jsonl")
+    return [line for line in path.read_text().split("\n") if line] if path.exists() else []
 
 
 def measured_files(run: RunDirectory) -> list[Path]:

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from raydual.cluster.access import check_token_path, guard_token, on_loopback
 from raydual.cluster.nodes import machine
 from raydual.cluster.plan import Node
 from raydual.errors import UserError
-from raydual.stopping import heed_signals
+from raydual.stopping import heed_signals, stop
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 _KNOCK_SECONDS = 5
@@ -100,7 +101,7 @@ def _connected(address: str | None, job: JobConfig) -> Iterator[tuple[str, str |
         check_token_path()
         with _errors_aside() as told:
             try:
-                context: Any = ray.init(address=cluster, **options)
+                context = _started(address=cluster, **options)
             except (ConnectionError, ValueError, RuntimeError, AuthenticationError) as error:
                 told.seek(0)
                 reason = (
@@ -113,10 +114,10 @@ def _connected(address: str | None, job: JobConfig) -> Iterator[tuple[str, str |
             ray.shutdown()
         return
     guard_token()
-    with _session_folder() as folder:
+    with own_folder(_FOLDER, get_default_system_temp_dir()) as folder:
         here = machine()
         with on_loopback():
-            context = ray.init(
+            context = _started(
                 address="local", num_cpus=int(here.cpus), num_gpus=int(here.gpus),
                 object_store_memory=_OBJECT_STORE_BYTES, _temp_dir=folder, **options,
             )  # fmt: skip
@@ -156,15 +157,22 @@ def _cluster_to_join(address: str | None) -> str | None:
     return started if started and _knock(started) is None else None
 
 
+def _started(**options: Any) -> Any:
+    """`ray.init`, which has a handler of its own in place of ours for SIGTERM while it starts: that exits."""
+    try:
+        return ray.init(**options)
+    except SystemExit:
+        stop(signal.SIGTERM)
+
+
 @contextmanager
-def _session_folder() -> Iterator[str]:
-    """A folder for Ray's session, removed with all that dead processes left of theirs."""
-    base = Path(get_default_system_temp_dir())
-    for left in base.glob(f"{_FOLDER}*"):
-        owner = left.name.removeprefix(_FOLDER).partition("-")[0]
+def own_folder(prefix: str, base: str) -> Iterator[str]:
+    """A folder for this process, removed in the end with all that dead processes left of theirs."""
+    for left in Path(base).glob(f"{prefix}*"):
+        owner = left.name.removeprefix(prefix).partition("-")[0]
         if owner.isdigit() and not psutil.pid_exists(int(owner)):
             shutil.rmtree(left, ignore_errors=True)
-    folder = tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-", dir=base)
+    folder = tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=base)
     try:
         yield folder
     finally:

@@ -14,7 +14,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from raydual.cluster.connect import unwrapped_user_errors
+from raydual.cluster.connect import own_folder, unwrapped_user_errors
 from raydual.cluster.halving import Halving, SeedScore, choose
 from raydual.cluster.plan import Layout
 from raydual.cluster.pool import Lost
@@ -26,6 +26,7 @@ from raydual.measure.study import Study
 from raydual.results import FINETUNE_SEARCH, SEED_SEARCH, RunDirectory
 
 _MOST_TRIALS = 32
+_FOLDER = "raydual-tune-"
 
 
 @dataclass(frozen=True)
@@ -331,7 +332,7 @@ def _tune(study: Study, key: str, pool: Any, layout: Layout, order: SearchOrder)
     lookup = Lookup(study.config.name, pool, key, study.slices, known, 1 + execution.retries)
     trial = tune.with_parameters(SearchTrial, lookup=lookup)
     trial.__qualname__ = SearchTrial.__name__  # as Ray's dashboard shows it
-    with tempfile.TemporaryDirectory(prefix="raydual-tune-", ignore_cleanup_errors=True) as storage:
+    with own_folder(_FOLDER, tempfile.gettempdir()) as storage:
         tuner = tune.Tuner(
             trial,
             tune_config=tune.TuneConfig(
