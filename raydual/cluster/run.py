@@ -12,11 +12,12 @@ from typing import Any
 
 import ray
 
+from raydual.cluster.choice import Choice, stored_choice
 from raydual.cluster.connect import unwrapped_user_errors
 from raydual.cluster.measuring import Measuring, groups_of
 from raydual.cluster.progress import EARLIER, MeasureNews, StageProgress, say
 from raydual.cluster.reducing import map_on_ray
-from raydual.cluster.search import Choice, count_trials, search, stored_choice
+from raydual.cluster.search import count_trials, search
 from raydual.cluster.session import Session, Where, Workplace, check_machine, session
 from raydual.controls import MEASUREMENT
 from raydual.measure.study import Study, Unit

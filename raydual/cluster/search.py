@@ -5,36 +5,28 @@ import json
 import math
 import tempfile
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from raydual.cluster.choice import Choice, store_choice
 from raydual.cluster.connect import own_folder, unwrapped_user_errors
 from raydual.cluster.halving import Halving, SeedScore, choose
 from raydual.cluster.plan import Layout
-from raydual.cluster.pool import Lost
 from raydual.cluster.progress import StageProgress, say
-from raydual.config import Finetune, SweepConfig
+from raydual.cluster.status import Lost
+from raydual.config import SweepConfig
 from raydual.errors import UserError
 from raydual.journal import Journal
 from raydual.measure.study import Study
-from raydual.results import FINETUNE_SEARCH, SEED_SEARCH, RunDirectory
+from raydual.results import RunDirectory
 
 _MOST_TRIALS = 32
 _FOLDER = "raydual-tune-"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What is to be measured."""
-
-    seeds: tuple[int, ...]
-    finetune: Finetune
 
 
 def slice_key(seed: int, examples: int) -> str:
@@ -307,7 +299,8 @@ def search(study: Study, key: str, pool: Any, layout: Layout, run: RunDirectory,
     _tune(study, key, pool, layout, order)
     if order.mistake:
         raise UserError(order.mistake)
-    return _store(run, study.config, order)
+    scores = list(order.seed_scores.values())
+    return store_choice(run, study.config, order.chosen_seeds(), scores, order.settings_scores)
 
 
 def count_trials(config: SweepConfig) -> int:
@@ -353,56 +346,3 @@ def _tune(study: Study, key: str, pool: Any, layout: Layout, order: SearchOrder)
         tuner.fit()
     if order.completed < total and not order.mistake:
         order.mistake = f"search: only {order.completed} of {total} trials came back; go on with --resume"
-
-
-def _store(run: RunDirectory, config: SweepConfig, order: SearchOrder) -> Choice:
-    chosen = order.chosen_seeds()
-    kept = set(chosen)
-    if order.halving is not None:
-        rows = [
-            {**asdict(score), "kept": score.seed in kept}
-            for score in sorted(order.seed_scores.values(), key=lambda score: score.seed)
-        ]
-        run.write_seed_search(pa.Table.from_pylist(rows, SEED_SEARCH))
-    settings = config.finetune
-    if config.search.finetune is not None:
-        best = _best(order.settings_scores, config.search.finetune.objective)
-        rows = [
-            {**report, **report["settings"], "chosen": report is best}
-            for report in sorted(order.settings_scores, key=lambda r: sorted(map(str, r["settings"].items())))
-        ]
-        table = pa.Table.from_pylist([{k: row.get(k) for k in FINETUNE_SEARCH.names} for row in rows], FINETUNE_SEARCH)
-        run.write_finetune_search(table)
-        settings = settings.model_copy(update=best["settings"])
-    return Choice(chosen, settings)
-
-
-def _best(reports: list[dict[str, Any]], objective: str) -> dict[str, Any]:
-    """The report with the highest objective; ties go to the smaller learning rate, then to fewer epochs."""
-    usable = [report for report in reports if not math.isnan(report[objective])]
-    if not usable:
-        reasons = [report["reason"] for report in reports if report.get("reason")]
-        if reasons:
-            raise UserError(f"search.finetune: no setting could be scored; the last one: {reasons[-1]}")
-        raise UserError("search.finetune: every setting diverged; name smaller learning rates")
-
-    def rank(report: dict[str, Any]) -> tuple:
-        settings = report["settings"]
-        return -report[objective], settings["learning_rate"], settings["epochs"], settings["optimizer"]
-
-    return min(usable, key=rank)
-
-
-def stored_choice(run: RunDirectory, config: SweepConfig) -> Choice | None:
-    """What a search that has been completed chose, or what the sweep names if it searches nothing; else None."""
-    seeds, settings = run.seed_search(), run.finetune_search()
-    if (config.search.seeds and seeds is None) or (config.search.finetune and settings is None):
-        return None
-    chosen = tuple(sorted(config.seeds))
-    if seeds is not None:
-        chosen = tuple(row["seed"] for row in seeds.to_pylist() if row["kept"])
-    finetune = config.finetune
-    if settings is not None:
-        best = next(row for row in settings.to_pylist() if row["chosen"])
-        finetune = finetune.model_copy(update={name: best[name] for name in ("optimizer", "learning_rate", "epochs")})
-    return Choice(chosen, finetune)

@@ -1,6 +1,7 @@
 """Ray Data streams demonstration sets, tokenized off the replicas' path, in the order of the groups."""
 
 import logging
+import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -24,6 +25,7 @@ from raydual.model.source import ModelSource
 
 _TOKENIZERS = 2
 _FEWEST_AHEAD = 2
+_ASK_SECONDS = 0.05
 _AHEAD_BYTES = 128 * 2**20
 
 
@@ -89,7 +91,11 @@ class _Ahead(BackpressurePolicy):
         if not isinstance(op, TaskPoolMapOperator):
             return True
         state = self._topology[op]
-        return op.metrics.num_tasks_running + state.total_enqueued_output_blocks() < self.most
+        if op.metrics.num_tasks_running + state.total_enqueued_output_blocks() < self.most:
+            return True
+        # Ray's loop asks again at once, and would keep a core busy with asking.
+        time.sleep(_ASK_SECONDS)
+        return False
 
 
 def tokenized(title: str, shared: Any, groups: Sequence[Sequence[Unit]], replicas: int) -> Generator[Group]:
