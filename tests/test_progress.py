@@ -7,8 +7,8 @@ import pytest
 
 from raydual.cluster.gauges import METRICS
 from raydual.cluster.plan import Layout
-from raydual.cluster.pool import Status, Work
 from raydual.cluster.progress import EARLIER, MeasureNews, StageProgress
+from raydual.cluster.status import Status, Work
 from raydual.cluster.watch import Watch
 from raydual.measure.rows import failure_row
 from raydual.metrics.catalogue import OVERALL

@@ -19,6 +19,7 @@ from raydual.cluster.losses import LOST, StalledError, last_line, why_lost
 from raydual.cluster.nodes import nodes_coming, nodes_there
 from raydual.cluster.plan import Layout, lay_out
 from raydual.cluster.replica import Beat, ModelSettings, Place, ReplicaActor
+from raydual.cluster.status import Status, Work
 from raydual.config import Execution
 from raydual.errors import UserError
 
@@ -50,36 +51,6 @@ class Lost:
 
     reason: str
     attempts: int
-
-
-@dataclass(frozen=True)
-class Work:
-    """A job at a replica: its name, and how much of how many cases is done."""
-
-    name: str
-    done: float
-    total: int
-
-
-@dataclass(frozen=True)
-class Status:
-    """The pool at a moment: replicas by state, what they work at, and what was lost so far.
-
-    `retried` counts jobs, `retried_by` the units in them, by control.
-    """
-
-    states: dict[str, int]
-    work: tuple[Work, ...]
-    devices: tuple[str, ...]
-    tokens: int
-    memory: dict[str, int]
-    lost: int
-    retried: int
-    retried_by: dict[str, int]
-    most: int
-    wanted: int
-    waited: float
-    queued: int
 
 
 @dataclass

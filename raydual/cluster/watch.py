@@ -10,8 +10,8 @@ import ray
 
 from raydual.cluster.gauges import Gauges
 from raydual.cluster.plan import Layout
-from raydual.cluster.pool import Status
 from raydual.cluster.progress import StageProgress, say
+from raydual.cluster.status import Status
 
 _LOOK_SECONDS = 1.0
 _ANSWER_SECONDS = 5.0
