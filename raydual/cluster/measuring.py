@@ -123,7 +123,7 @@ class Measuring:
 
     def _send(self, batch: _Batch) -> None:
         arguments = (self.settings, batch.control, [ray.put(batch.cases)])
-        reference = self.pool.run.remote(
+        reference = self.pool.run.options(name=f"pool: {batch.name}").remote(
             "measure", self.key, arguments, batch.name, batch.tries, control=batch.control.name, units=len(batch.cases)
         )
         self.at_work[reference] = batch

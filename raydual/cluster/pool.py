@@ -132,8 +132,9 @@ class Pool:
             self.news.notify_all()
         return await future
 
+    @ray.method(enable_task_events=False)
     async def status(self) -> Status:
-        """The pool as it is now."""
+        """The pool as it is now; asked every second, which the dashboard's list of tasks leaves out."""
         working = [slot for slot in self.slots if slot.job]
         return Status(
             states=dict(Counter(slot.state for slot in self.slots)),

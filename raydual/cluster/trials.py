@@ -98,7 +98,9 @@ class SearchTrial(tune.Trainable):
         """What a replica finds, the one that was asked before if it is there."""
         lookup = self.lookup
         with unwrapped_user_errors():
-            asked = lookup.pool.run.remote(method, lookup.study, arguments, name, lookup.tries, self.replica)
+            asked = lookup.pool.run.options(name=f"pool: {name}").remote(
+                method, lookup.study, arguments, name, lookup.tries, self.replica
+            )
             found, self.replica = ray.get(asked)
         if isinstance(found, Lost):
             unknown = {"accuracy": math.nan, "greedy_accuracy": math.nan, "loss": math.nan, "diverged": 0, "right": 0}
