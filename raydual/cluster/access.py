@@ -44,7 +44,7 @@ def guard_token() -> None:
     UserError
         There is none where `RAY_AUTH_TOKEN_PATH` names it, or none can be written.
     """
-    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token" or os.environ.get("RAY_AUTH_TOKEN"):
+    if not _by_file():
         return
     check_token_path()
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
@@ -72,7 +72,7 @@ def check_token_path() -> None:
         `RAY_AUTH_TOKEN_PATH` names a file that cannot be read, or is empty.
     """
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if not named or os.environ.get("RAY_AUTH_TOKEN"):
+    if not named or not _by_file():
         return
     try:
         reason = "" if Path(named).read_text(encoding="utf-8").strip() else "the file is empty"
@@ -83,6 +83,11 @@ def check_token_path() -> None:
             f"RAY_AUTH_TOKEN_PATH={named}: no token can be read there ({reason}); "
             "write one (`ray get-auth-token --generate` makes ~/.ray/auth_token), or unset the variable"
         )
+
+
+def _by_file() -> bool:
+    """Whether it is a file that says the token, if there is one."""
+    return os.environ.get("RAY_AUTH_MODE", "token").lower() == "token" and not os.environ.get("RAY_AUTH_TOKEN")
 
 
 def _write_token(path: Path) -> None:

@@ -12,7 +12,7 @@ import ray
 
 from raydual.cluster.plan import Layout
 from raydual.cluster.replica import Broken, Measured
-from raydual.cluster.status import Lost
+from raydual.cluster.pool import Lost
 from raydual.cluster.stream import Group, tokenized
 from raydual.cluster.watch import Watch
 from raydual.config import Execution, Finetune
@@ -123,7 +123,7 @@ class Measuring:
 
     def _send(self, batch: _Batch) -> None:
         arguments = (self.settings, batch.control, [ray.put(batch.cases)])
-        reference = self.pool.run.remote(
+        reference = self.pool.run.options(name=f"pool: {batch.name}").remote(
             "measure", self.key, arguments, batch.name, batch.tries, control=batch.control.name, units=len(batch.cases)
         )
         self.at_work[reference] = batch

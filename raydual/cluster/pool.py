@@ -19,7 +19,7 @@ from raydual.cluster.losses import LOST, StalledError, last_line, why_lost
 from raydual.cluster.nodes import nodes_coming, nodes_there
 from raydual.cluster.plan import Layout, lay_out
 from raydual.cluster.replica import Beat, ModelSettings, Place, ReplicaActor
-from raydual.cluster.status import Lost, Status, Work
+from raydual.cluster.status import Status, Work
 from raydual.config import Execution
 from raydual.errors import UserError
 
@@ -43,6 +43,14 @@ class PoolSettings:
     def title(self) -> str:
         """A short name of the model."""
         return self.model.name.rstrip("/").rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A job that could not be done: every replica that tried it was lost, for the last one for this `reason`."""
+
+    reason: str
+    attempts: int
 
 
 @dataclass
@@ -124,8 +132,9 @@ class Pool:
             self.news.notify_all()
         return await future
 
+    @ray.method(enable_task_events=False)
     async def status(self) -> Status:
-        """The pool as it is now."""
+        """The pool as it is now; asked every second, which the dashboard's list of tasks leaves out."""
         working = [slot for slot in self.slots if slot.job]
         return Status(
             states=dict(Counter(slot.state for slot in self.slots)),

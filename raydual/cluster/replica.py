@@ -152,7 +152,7 @@ class ReplicaActor:
             lambda: asdict(scorer.finetuned([scorer.demonstrations(seed) for seed in seeds], changed)), unknown
         )
 
-    @ray.method(concurrency_group="pulse")
+    @ray.method(concurrency_group="pulse", enable_task_events=False)
     def pulse(self) -> Beat:
         """Signs of life; `activity` are seconds of computing and bytes read, which loading shows as well."""
         times = self.process.cpu_times()

@@ -1,14 +1,6 @@
-"""What the pool of replicas tells: how it is, and what could not be done."""
+"""What the pool of replicas tells of itself."""
 
 from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A job that could not be done: every replica that tried it was lost, for the last one for this `reason`."""
-
-    reason: str
-    attempts: int
 
 
 @dataclass(frozen=True)
