@@ -27,7 +27,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import ray
 from ray._common.utils import get_default_system_temp_dir
 from ray._private.utils import read_ray_address
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
 from raydual.cluster.nodes import machine
 from raydual.cluster.plan import Node
@@ -159,7 +159,8 @@ def unwrapped_user_errors() -> Iterator[None]:
         yield
     except Exception as error:
         found: BaseException | None = error
-        while found is not None and not isinstance(found, UserError):
+        # What Ray raises for a task's `UserError` is one too, but its text is a traceback.
+        while found is not None and (isinstance(found, RayTaskError) or not isinstance(found, UserError)):
             found = getattr(found, "cause", None) or found.__cause__
         if found is error:
             raise
