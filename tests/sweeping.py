@@ -187,6 +187,11 @@ def running(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
     return found
 
 
+def tracebacks(text: str) -> list[str]:
+    """The tracebacks that a run printed, but for those of Ray's dashboard, which does not start on a busy machine."""
+    return [part for part in text.split("Traceback (most recent call last)")[1:] if "ray/dashboard/" not in part[:500]]
+
+
 def journal_lines(run: RunDirectory) -> list[str]:
     """The search's reports so far."""
     path = Path(run.path, "search", "journal.jsonl")

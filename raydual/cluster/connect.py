@@ -18,7 +18,7 @@ import psutil
 import ray
 from ray._common.utils import get_default_system_temp_dir
 from ray._private.utils import read_ray_address
-from ray.exceptions import AuthenticationError, RayActorError
+from ray.exceptions import AuthenticationError, RayActorError, RayTaskError
 from ray.job_config import JobConfig
 
 from raydual.cluster.access import check_token_path, guard_token, on_loopback
@@ -186,7 +186,8 @@ def unwrapped_user_errors() -> Iterator[None]:
         yield
     except Exception as error:
         found: BaseException | None = error
-        while found is not None and not isinstance(found, UserError):
+        # What Ray raises for a task's `UserError` is one too, but its text is a traceback.
+        while found is not None and (isinstance(found, RayTaskError) or not isinstance(found, UserError)):
             found = getattr(found, "cause", None) or found.__cause__
         if found is error:
             raise

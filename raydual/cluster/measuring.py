@@ -11,8 +11,8 @@ import pyarrow as pa
 import ray
 
 from raydual.cluster.plan import Layout
-from raydual.cluster.replica import Broken, Measured
 from raydual.cluster.pool import Lost
+from raydual.cluster.replica import Broken, Measured
 from raydual.cluster.stream import Group, tokenized
 from raydual.cluster.watch import Watch
 from raydual.config import Execution, Finetune

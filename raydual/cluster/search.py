@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import math
 import tempfile
 from collections import deque
@@ -109,10 +110,7 @@ class SearchOrder(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Keep a trial's last report, which Tune hands over here alone if the trial ended of itself."""
         if result is None:
-            trial = self.running.pop(trial_id)
-            self.mistake = self.mistake or (
-                f"search: the process of {_trial_words(trial)} was lost more often than execution.retries allows"
-            )
+            self._lost(self.running.pop(trial_id))
             return
         self.on_trial_result(trial_id, result)
         trial = self.running.pop(trial_id)
@@ -132,6 +130,15 @@ class SearchOrder(Searcher):
             counts = {"running": len(self.running), "done": self.completed - stopped, "stopped": stopped}
             for state, count in counts.items():
                 self.progress.gauges.set("raydual_trials", count, state=state)
+
+    def _lost(self, trial: dict[str, Any]) -> None:
+        """Begin a trial anew whose process was lost; Tune itself does so only while it computes."""
+        trial["lost"] = trial.get("lost", 0) + 1
+        if trial["lost"] <= self.config.execution.retries:
+            self.queue.appendleft(trial)
+        elif not self.mistake:
+            words = f"the process of {_trial_words(trial)} was lost"
+            self.mistake = f"search: {words} more often than execution.retries allows"
 
     def _count_broken(self, trial: dict[str, Any], report: dict[str, Any]) -> None:
         """Stop where nothing but failures comes back."""
@@ -221,6 +228,8 @@ def _here() -> str:
 
 
 def _tune(study: Study, key: str, pool: Any, layout: Layout, order: SearchOrder) -> None:
+    # Trials that are lost are begun anew, and told where that is in vain.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     execution, total = study.config.execution, count_trials(study.config)
     known = dict(order.journal.reports)
     lookup = Lookup(study.config.name, pool, key, study.slices, known, 1 + execution.retries)
@@ -232,7 +241,7 @@ def _tune(study: Study, key: str, pool: Any, layout: Layout, order: SearchOrder)
             tune_config=tune.TuneConfig(
                 search_alg=order,
                 scheduler=HalvingScheduler(order),
-                num_samples=total,
+                num_samples=total * (1 + execution.retries),
                 max_concurrent_trials=min(layout.replicas, _MOST_TRIALS, total),
                 reuse_actors=True,
             ),
