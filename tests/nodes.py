@@ -18,6 +18,8 @@ from typing import Any
 
 import psutil
 
+from .sweeping import FAULTS, ROOT
+
 _STORE = 100 * 2**20
 _HEAD = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
 
@@ -32,10 +34,15 @@ def _token() -> Path:
 
 
 @contextlib.contextmanager
-def own_ray(monkeypatch_environment: bool = True) -> Iterator[dict[str, str]]:
-    """Environment variables that keep a Ray apart from every other on this machine, in a folder with a short name."""
+def own_ray(monkeypatch_environment: bool = True, faults: Sequence[Mapping[str, Any]] = ()) -> Iterator[dict[str, str]]:
+    """Environment variables that keep a Ray apart from every other on this machine, in a folder with a short name.
+
+    Nodes hand their environment on to the workers, so it has the `faults` too.
+    """
     folder = Path(tempfile.mkdtemp(prefix="rdn", dir="/tmp"))
     variables = {"RAY_TMPDIR": str(folder), "RAY_AUTH_TOKEN_PATH": str(_token()), "RAY_AUTH_MODE": "token"}
+    variables["PYTHONPATH"] = os.pathsep.join([str(FAULTS)] * bool(faults) + [str(ROOT)])
+    variables["RAYDUAL_TEST_FAULTS"] = json.dumps(list(faults)) if faults else ""
     before = {name: os.environ.get(name) for name in variables}
     if monkeypatch_environment:
         os.environ.update(variables)
@@ -82,9 +89,9 @@ class Nodes:
 
 
 @contextlib.contextmanager
-def nodes(kinds: Sequence[tuple[float, int]]) -> Iterator[Nodes]:
-    """A cluster for a while."""
-    with own_ray():
+def nodes(kinds: Sequence[tuple[float, int]], faults: Sequence[Mapping[str, Any]] = ()) -> Iterator[Nodes]:
+    """A cluster for a while, whose workers have `faults`."""
+    with own_ray(faults=faults):
         started = Nodes(kinds)
         try:
             yield started

@@ -74,8 +74,8 @@ def test_numbers_do_not_depend_on_the_nodes(inputs, plain, rounding, tmp_path, k
 
 
 def test_a_node_that_joins_while_measuring_is_used(inputs, plain, rounding, tmp_path):
-    with nodes([(1, 0)]) as cluster:
-        sweep = Sweeping(tmp_path / "sweep", tiny_settings(inputs, **SMALL), address=cluster.address, faults=slow(8))
+    with nodes([(1, 0)], faults=slow(8)) as cluster:
+        sweep = Sweeping(tmp_path / "sweep", tiny_settings(inputs, **SMALL), address=cluster.address)
         with sweep.started() as process:
             wait_for(lambda: measured_files(sweep.run), process)
             cluster.add(1, 0)
@@ -88,8 +88,8 @@ def test_a_node_that_joins_while_measuring_is_used(inputs, plain, rounding, tmp_
 
 @pytest.mark.parametrize("stage", ["search", "measure"])
 def test_a_node_that_is_lost_loses_nothing(inputs, plain, rounding, tmp_path, stage):
-    with nodes([(0, 0), (1, 0), (1, 0)]) as cluster:
-        sweep = Sweeping(tmp_path / "sweep", tiny_settings(inputs, **SMALL), address=cluster.address, faults=slow(2))
+    with nodes([(0, 0), (1, 0), (1, 0)], faults=slow(2)) as cluster:
+        sweep = Sweeping(tmp_path / "sweep", tiny_settings(inputs, **SMALL), address=cluster.address)
         with sweep.started() as process:
             journal = sweep.run.path / "search" / "journal.jsonl"
             wait_for(lambda: measured_files(sweep.run) if stage == "measure" else journal.exists(), process)
@@ -129,8 +129,8 @@ def test_a_cluster_that_gives_nothing_is_waited_for_no_longer_than_asked(inputs,
 
 
 def test_a_wait_ends_in_a_line_that_names_what_is_pending(inputs, tmp_path):
-    with nodes([(1, 0)]) as cluster:
-        first = Sweeping(tmp_path / "first", tiny_settings(inputs, **SMALL), cluster.address, faults=slow(8))
+    with nodes([(1, 0)], faults=slow(8)) as cluster:
+        first = Sweeping(tmp_path / "first", tiny_settings(inputs, **SMALL), cluster.address)
         second = Sweeping(tmp_path / "second", tiny_settings(inputs, **SMALL), cluster.address)
         second.arguments = ["--wait", "0.2"]
         with first.started() as process:
