@@ -5,10 +5,10 @@ import csv
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -135,10 +135,14 @@ def own_temporary() -> Iterator[dict[str, str]]:
 
     Whatever a sweep leaves in it is an error.
     """
-    with tempfile.TemporaryDirectory(prefix="rd", ignore_cleanup_errors=True) as folder:
-        yield {"TMPDIR": folder, "RAY_TMPDIR": folder}
+    folder = Path("/tmp", f"r{secrets.token_hex(2)}")
+    folder.mkdir()
+    try:
+        yield {"TMPDIR": str(folder), "RAY_TMPDIR": str(folder)}
         left = left_in(folder)
         assert not left, f"left behind: {left}"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def left_in(folder: str | Path) -> list[str]:

@@ -30,6 +30,7 @@ from raydual.stopping import heed_signals, stop
 _OBJECT_STORE_BYTES = 256 * 2**20
 _KNOCK_SECONDS = 5
 _FOLDER = "raydual-ray-"
+_LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
 _current: "Connection | None" = None
 
 
@@ -111,10 +112,11 @@ def _connected(address: str | None, job: JobConfig) -> Iterator[tuple[str, str |
         try:
             yield f"Ray cluster at {context.address_info['gcs_address']}", context.dashboard_url
         finally:
-            ray.shutdown()
+            _leave()
         return
     guard_token()
-    with own_folder(_FOLDER, get_default_system_temp_dir()) as folder:
+    base, why = _base_folder()
+    with own_folder(_FOLDER, base) as folder:
         here = machine()
         with on_loopback():
             context = _started(
@@ -122,9 +124,9 @@ def _connected(address: str | None, job: JobConfig) -> Iterator[tuple[str, str |
                 object_store_memory=_OBJECT_STORE_BYTES, _temp_dir=folder, **options,
             )  # fmt: skip
         try:
-            yield "Ray started on this machine", context.dashboard_url
+            yield f"Ray started on this machine{why}", context.dashboard_url
         finally:
-            ray.shutdown()
+            _leave()
 
 
 def _job(about: Mapping[str, str]) -> JobConfig:
@@ -163,6 +165,22 @@ def _started(**options: Any) -> Any:
         return ray.init(**options)
     except SystemExit:
         stop(signal.SIGTERM)
+
+
+def _leave() -> None:
+    """`ray.shutdown`, which has SIGTERM end this process at once from then on."""
+    ray.shutdown()
+    heed_signals()
+
+
+def _base_folder() -> tuple[str, str]:
+    """(where Ray's session goes, why that is not where temporary files go)."""
+    named = get_default_system_temp_dir()
+    pid = os.getpid()
+    longest = f"{_FOLDER}{pid}-12345678/session_2000-01-01_00-00-00_123456_{pid}/sockets/dash_TaskEventsHead"
+    if os.name != "posix" or len(os.fsencode(named)) + 1 + len(longest) <= _LONGEST_SOCKET:
+        return named, ""
+    return "/tmp", f" (with its files in /tmp: {named} is too long a path for sockets)"  # noqa: S108
 
 
 @contextmanager
