@@ -135,7 +135,7 @@ def lost_in(out):
 
 @pytest.mark.parametrize("stage", ["load", "search", "measure"])
 def test_a_replica_that_is_killed_from_outside_changes_nothing(stage, sweeping, plain):
-    sweep = sweeping({"at": SCORE, "kind": "slow", "seconds": 0.3}, {"at": MEASURE, "kind": "slow", "seconds": 0.5})
+    sweep = sweeping({"at": SCORE, "kind": "slow", "seconds": 0.3}, {"at": MEASURE, "kind": "slow", "seconds": 1.5})
     reached = {
         "load": lambda: True,
         "search": lambda: len(journal_lines(sweep.run)) > 2,
