@@ -114,7 +114,7 @@ def tokenized(title: str, shared: Any, groups: Sequence[Sequence[Unit]], replica
         for group in groups
     ]
     stream = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        Tokenize(shared), num_cpus=0, compute=TaskPoolStrategy(size=_TOKENIZERS)
+        Tokenize(shared), num_cpus=0, compute=TaskPoolStrategy(size=min(_TOKENIZERS, len(rows)))
     )
     stream.set_name(title)
     # Bundle by bundle, without the threads that prefetch batches: they would outlive a run that is stopped.
