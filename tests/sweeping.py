@@ -92,7 +92,8 @@ class Sweeping:
     def variables(self) -> dict[str, str]:
         """The environment of its processes."""
         token = self.folder / "token"
-        token.write_text(secrets.token_hex(32))
+        if not token.exists():
+            token.write_text(secrets.token_hex(32))
         # A cluster has a token of its own, which the environment names.
         own = {"RAY_AUTH_TOKEN_PATH": str(token)} if self.address in (None, "", "local") else {}
         path = [str(FAULTS)] * bool(self.faults) + [str(ROOT)]

@@ -17,6 +17,7 @@ from typing import IO, Any
 import psutil
 import ray
 from ray._common.utils import get_default_system_temp_dir
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.utils import read_ray_address
 from ray.exceptions import AuthenticationError, RayActorError, RayTaskError
 from ray.job_config import JobConfig
@@ -101,13 +102,14 @@ def _connected(address: str | None, job: JobConfig) -> Iterator[tuple[str, str |
         _check_reachable(cluster)
         check_token_path()
         with _errors_aside() as told:
+            if not (address or os.environ.get("RAY_ADDRESS")):
+                # Ray does so itself for an address that it finds, but this one is handed to it.
+                maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
             try:
                 context = _started(address=cluster, **options)
             except (ConnectionError, ValueError, RuntimeError, AuthenticationError) as error:
                 told.seek(0)
-                reason = (
-                    "it asks for another token" if b"InvalidAuthToken" in told.read() else str(error).splitlines()[0]
-                )
+                reason = _token_reason() if b"InvalidAuthToken" in told.read() else str(error).splitlines()[0]
                 raise _no_cluster(cluster, reason) from None
         try:
             yield f"Ray cluster at {context.address_info['gcs_address']}", context.dashboard_url
@@ -127,6 +129,12 @@ def _connected(address: str | None, job: JobConfig) -> Iterator[tuple[str, str |
             yield f"Ray started on this machine{why}", context.dashboard_url
         finally:
             _leave()
+
+
+def _token_reason() -> str:
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "token":
+        return "it asks for another token"
+    return "it asks for a token, which is shown to an address only where RAY_AUTH_MODE=token is set"
 
 
 def _job(about: Mapping[str, str]) -> JobConfig:
