@@ -18,6 +18,7 @@ from raydual.cluster.connect import own_folder
 from raydual.cluster.halving import Halving, SeedScore, choose
 from raydual.cluster.plan import Layout
 from raydual.cluster.progress import StageProgress, say
+from raydual.cluster.reuse import kept_trial_processes
 from raydual.cluster.trials import Lookup, SearchTrial
 from raydual.config import SweepConfig
 from raydual.errors import UserError
@@ -235,7 +236,7 @@ def _tune(study: Study, key: str, pool: Any, layout: Layout, order: SearchOrder)
     lookup = Lookup(study.config.name, pool, key, study.slices, known, 1 + execution.retries)
     trial = tune.with_parameters(SearchTrial, lookup=lookup)
     trial.__qualname__ = SearchTrial.__name__  # as Ray's dashboard shows it
-    with own_folder(_FOLDER, tempfile.gettempdir()) as storage:
+    with own_folder(_FOLDER, tempfile.gettempdir()) as storage, kept_trial_processes():
         tuner = tune.Tuner(
             trial,
             tune_config=tune.TuneConfig(
