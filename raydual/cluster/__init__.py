@@ -1,4 +1,4 @@
-""""""
+"""Ray at the edge: the only package that imports it. What it adapts is computed, and tested, without it."""
 
 import os
 

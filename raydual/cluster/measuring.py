@@ -46,9 +46,12 @@ def groups_of(units: Sequence[Unit], layout: Layout, finished: set[tuple[int, st
 
 @dataclass(frozen=True)
 class _Batch:
+    """Cases that are measured together; `lost` workers died with them before, in larger batches."""
+
     control: Control
     cases: tuple[Case, ...]
     tries: int
+    lost: int = 0
 
     @property
     def name(self) -> str:
@@ -56,11 +59,14 @@ class _Batch:
         words = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
         return f"measure: {words}, {self.control.label.lower()}"
 
-    def halves(self) -> list["_Batch"]:
-        """Two batches of half the cases, to find the one that takes its worker down."""
+    def halves(self, lost: int) -> list["_Batch"]:
+        """Two batches of half the cases, to find the one that takes its worker down, as `lost` more did."""
         middle = len(self.cases) // 2
         parts = (self.cases[:middle], self.cases[middle:])
-        return [_Batch(self.control, part, _TRIES_ALONE if len(part) == 1 else _TRIES_AFTER_SPLIT) for part in parts]
+        return [
+            _Batch(self.control, part, _TRIES_ALONE if len(part) == 1 else _TRIES_AFTER_SPLIT, self.lost + lost)
+            for part in parts
+        ]
 
 
 class Measuring:
@@ -148,9 +154,9 @@ class Measuring:
 
     def _lost(self, batch: _Batch, found: Lost) -> None:
         if len(batch.cases) > 1:
-            self.again.extend(batch.halves())
+            self.again.extend(batch.halves(found.attempts))
             return
-        reason = f"{found.attempts} workers were lost with it alone, after {1 + self.execution.retries} with its batch"
+        reason = f"{batch.lost + found.attempts} workers were lost with it, {found.attempts} of them with it alone"
         self._hold([Broken(batch.cases[0].context.seed, batch.control.name, f"{reason}: {found.reason}")])
 
     def _hold(self, broken: Sequence[Broken]) -> None:

@@ -224,6 +224,8 @@ class Pool:
         while not self.failure:
             if await self._fill(slot):
                 await self._feed(slot)
+            # One that only could not be reached would go on and hold its GPU.
+            ray.kill(slot.actor)
             slot.place, slot.actor, slot.device, slot.state = None, None, "", "asked for"
 
     async def _fill(self, slot: _Slot) -> bool:
@@ -285,7 +287,6 @@ class Pool:
                     self._fail(UserError(str(error.cause)))
                     return
                 # What leaves a replica as an error has left its process unfit for more.
-                ray.kill(slot.actor)
                 self._give_back(slot, job, last_line(error))
                 return
             slot.job, slot.state = None, "ready"

@@ -20,7 +20,7 @@ from raydual.cluster.reducing import map_on_ray
 from raydual.cluster.search import count_trials, search
 from raydual.cluster.session import Session, Where, Workplace, check_machine, session
 from raydual.controls import MEASUREMENT
-from raydual.measure.study import Study, Unit
+from raydual.measure.study import Study
 from raydual.reduce import reduce_run
 from raydual.report import write_report
 from raydual.report.console import headline_lines
@@ -61,7 +61,7 @@ def run_study(study: Study, run: RunDirectory, where: str, place: Where, shared:
     say(f"task {config.task.name}, {config.demonstrations} demonstrations, protocol {config.protocol}")
     choice = stored_choice(run, config)
     computed = Computed()
-    if choice is None or _todo(study, run, choice):
+    if choice is None or _is_unfinished(study, run, choice):
         with nullcontext(shared) if shared else _session(study, place, run) as opened, unwrapped_user_errors():
             # The cells of a sweep share its name.
             name = f"{shared.name}/{PurePosixPath(str(run)).name}" if shared else config.name
@@ -131,27 +131,28 @@ def _search(study: Study, key: str, workplace: Workplace, run: RunDirectory) -> 
     return search(study, key, workplace.pool, workplace.layout, run, progress)
 
 
-def _todo(study: Study, run: RunDirectory, choice: Choice) -> list[Unit]:
-    """The units of the chosen seeds that have no rows yet."""
+def _is_unfinished(study: Study, run: RunDirectory, choice: Choice) -> bool:
+    """Whether units of the chosen seeds have no rows yet."""
     finished = run.finished()
-    return [unit for unit in study.units(choice.seeds) if (unit.seed, unit.control.name) not in finished]
+    return any((unit.seed, unit.control.name) not in finished for unit in study.units(choice.seeds))
 
 
 def _measure(study: Study, choice: Choice, key: str, shared: Any, workplace: Workplace, run: RunDirectory) -> None:
-    todo, everything = _todo(study, run, choice), study.units(choice.seeds)
+    everything = study.units(choice.seeds)
+    groups = groups_of(everything, workplace.layout, run.finished())
+    todo = sum(len(group) for group in groups)
     controls = {unit.control.name: unit.control.label for unit in everything if unit.control is not MEASUREMENT}
     if controls:
         say(f"controls: {', '.join(controls.values())}")
-    done = len(everything) - len(todo)
+    done = len(everything) - todo
     if done:
         say(f"measure: {done} of {len(everything)} are there already")
     if not todo:
         return
-    progress = StageProgress("measure", len(todo), workplace.gauges)
+    progress = StageProgress("measure", todo, workplace.gauges)
     asked = Counter(unit.control.name for unit in everything)
     news = MeasureNews(workplace.gauges, asked, run.measured(*EARLIER) if done else None)
     workplace.watch.progress = progress
-    groups = groups_of(everything, workplace.layout, run.finished())
     measuring = Measuring(study, key, shared, choice.finetune, workplace.pool, workplace.watch)
     with closing(measuring.batches(groups)) as batches:
         for rows in batches:
