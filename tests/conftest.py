@@ -24,6 +24,7 @@ import torch
 
 from raydual.sweep import main
 
+from .sweeping import make_inputs, own_temporary, tiny_settings, undisturbed
 from .tiny import save_tiny
 
 
@@ -56,3 +57,23 @@ def tiny_directory(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _threads():
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory):
+    """A model directory and a review file, for sweeps in processes of their own."""
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def environment():
+    """Folders for temporary files in which nothing may be left."""
+    with own_temporary() as environment:
+        yield environment
+
+
+@pytest.fixture(scope="session")
+def plain(inputs, tmp_path_factory):
+    """The sweep that nothing disturbed, which others are compared with."""
+    with own_temporary() as environment:
+        return undisturbed(tmp_path_factory.mktemp("plain"), tiny_settings(inputs), environment)

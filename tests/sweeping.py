@@ -151,6 +151,15 @@ def left_in(folder: str | Path) -> list[str]:
     return sorted(path.name for path in Path(folder).glob("raydual-*"))
 
 
+def undisturbed(folder: Path, settings: Mapping[str, Any], environment: Mapping[str, str]) -> RunDirectory:
+    """The run of a sweep that nothing disturbed."""
+    sweep = Sweeping(folder, settings, environment=environment)
+    done = sweep.finish()
+    assert done.returncode == 0, done.stderr
+    assert "lost" not in done.stdout
+    return sweep.run
+
+
 def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str] | None = None, seconds: float = 240) -> Any:
     """The first true value of a condition; fails if the process ends before."""
     deadline = time.monotonic() + seconds

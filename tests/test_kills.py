@@ -20,9 +20,7 @@ from .sweeping import (
     journal_lines,
     kill,
     left_in,
-    make_inputs,
     measured_files,
-    own_temporary,
     replica_processes,
     running,
     tiny_settings,
@@ -37,26 +35,6 @@ RUNS = 2
 # Each run is killed so often in each stage, in this order, at a moment up to so many seconds after its beginning.
 KILLS = (("start", 2, 6.0), ("search", 2, 1.5), ("measure", 3, 1.5), ("reduce", 1, 0.5), ("report", 2, 0.7))
 REPLICA_KILLS = 10
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture(scope="module")
-def environment():
-    with own_temporary() as environment:
-        yield environment
-
-
-@pytest.fixture(scope="module")
-def plain(inputs, environment, tmp_path_factory):
-    """The sweep that nothing disturbed."""
-    sweep = Sweeping(tmp_path_factory.mktemp("plain"), tiny_settings(inputs), environment=environment)
-    done = sweep.finish()
-    assert done.returncode == 0, done.stderr
-    return sweep.run
 
 
 @pytest.fixture

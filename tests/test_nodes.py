@@ -6,7 +6,7 @@ import time
 import pytest
 
 from .nodes import autoscaled, nodes
-from .sweeping import Sweeping, make_inputs, measured_files, tiny_settings, wait_for
+from .sweeping import Sweeping, measured_files, tiny_settings, wait_for
 from .tolerance import Rounding, assert_same_run
 
 pytestmark = [
@@ -22,11 +22,6 @@ SMALL = {"controls": {"other_seed": True, "untrained": True, "seeds": 4}}
 def slow(seconds):
     """Every batch takes so much longer."""
     return [{"at": "raydual.measure.bench:Bench.measure", "kind": "slow", "seconds": seconds}]
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The bounds on rounding hold, are small enough to notice a mistake, and cover other kernels, threads and dtypes."""
 
-import csv
 import json
 import math
 import os
@@ -24,7 +23,7 @@ from .kernels import measured
 from .rank_bounds import Order, recall_bound, tau_bound, unsure_maximum
 from .reference.ranks import top_recall
 from .rounding import moved_by_rounding, rounding_bounds, rounding_of
-from .tiny import LABELS, TEMPLATE, save_tiny, tiny_examples
+from .sweeping import make_inputs, tiny_settings
 from .tolerance import assert_same_rows, loose, within
 
 # Rankings
@@ -74,20 +73,16 @@ def test_what_is_far_apart_or_always_equal_is_sure():
 def sweep(tmp_path_factory):
     """A sweep file of a tiny model: two seeds, and controls of every kind of model."""
     folder = tmp_path_factory.mktemp("kernels")
-    with (folder / "reviews.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([["text", "label"], *tiny_examples(150)])
-    content = {
-        "name": "kernels",
-        "model": str(save_tiny(folder / "model")),
-        "task": {"name": "tiny", "template": TEMPLATE, "label_words": list(LABELS)},
-        "data": str(folder / "reviews.csv"),
-        "demonstrations": 5,
-        "seeds": 2,
-        "split": {"measured": 13},
-        "finetune": {"learning_rate": 0.2},
-        "controls": {"layer_causal": True, "random_step": True, "other_seed": True, "untrained": True},
-        "execution": {"seeds_per_batch": 2, "batch_size": 8},
-    }
+    content = tiny_settings(
+        make_inputs(folder),
+        seeds=2,
+        split={"measured": 13},
+        search={},
+        measures={},
+        finetune={"learning_rate": 0.2},
+        controls={"layer_causal": True, "random_step": True, "other_seed": True, "untrained": True},
+        execution={"seeds_per_batch": 2, "batch_size": 8},
+    )
     path = folder / "sweep.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path

@@ -15,10 +15,8 @@ from .sweeping import (
     family,
     journal_lines,
     left_in,
-    make_inputs,
     measured_files,
     named_processes,
-    own_temporary,
     replica_processes,
     running,
     tiny_settings,
@@ -32,26 +30,6 @@ SLOW = [
     {"at": "raydual.measure.scoring:Scorer.score_slice", "kind": "slow", "seconds": 0.3},
     {"at": "raydual.measure.bench:Bench.measure", "kind": "slow", "seconds": 0.3},
 ]
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture(scope="module")
-def environment():
-    with own_temporary() as environment:
-        yield environment
-
-
-@pytest.fixture(scope="module")
-def plain(inputs, environment, tmp_path_factory):
-    """The sweep that nothing disturbed."""
-    sweep = Sweeping(tmp_path_factory.mktemp("plain"), tiny_settings(inputs), environment=environment)
-    done = sweep.finish()
-    assert done.returncode == 0, done.stderr
-    return sweep.run
 
 
 @pytest.fixture

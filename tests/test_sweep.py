@@ -1,6 +1,5 @@
 """The whole run on Ray: the same numbers however it is laid out, interrupted or moved."""
 
-import csv
 import os
 import secrets
 import signal
@@ -17,10 +16,9 @@ from raydual.measure.study import prepare_study
 from raydual.results import RunDirectory
 from raydual.sweep import execute, main
 
-from .tiny import LABELS, TEMPLATE, save_tiny, tiny_examples
+from .sweeping import SEEDS, tiny_settings
+from .tiny import save_tiny
 from .tolerance import Rounding, assert_same_run
-
-SEEDS = [3, 1, 4, 5, 9, 2, 6, 8]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,40 +33,8 @@ def one_ray(tmp_path_factory):
         yield
 
 
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    """A model directory and a review file."""
-    folder = tmp_path_factory.mktemp("inputs")
-    with (folder / "reviews.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["text", "label"])
-        writer.writerows(tiny_examples(150))
-    return save_tiny(folder / "model"), folder / "reviews.csv"
-
-
-def settings(inputs, **changes):
-    model, data = inputs
-    return {
-        "name": "tiny",
-        "model": str(model),
-        "task": {"name": "tiny", "template": TEMPLATE, "label_words": list(LABELS)},
-        "data": str(data),
-        "demonstrations": 5,
-        "seeds": SEEDS,
-        "split": {"selection": 12, "measured": 13},
-        "search": {
-            "seeds": {"keep": 6, "slices": [4, 8, 12]},
-            "finetune": {"learning_rate": [0.02, 0.2], "seeds": 3},
-        },
-        "measures": {"resamples": 200},
-        "controls": {"random_step": True, "other_seed": True, "untrained": True, "permutations": 1, "seeds": 4},
-        "execution": {"seeds_per_batch": 2, "batch_size": 64},
-        **changes,
-    }
-
-
 def run_to(path, inputs, resume=False, **changes):
-    return execute(validate_config(settings(inputs, **changes), "test"), RunDirectory(path), resume=resume)
+    return execute(validate_config(tiny_settings(inputs, **changes), "test"), RunDirectory(path), resume=resume)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +76,7 @@ def test_the_search_takes_in_every_report_up_to_the_last_slice(uninterrupted, in
     from raydual.measure.scoring import Scorer
     from raydual.model.loading import load_model
 
-    study = prepare_study(validate_config(settings(inputs), "test"))
+    study = prepare_study(validate_config(tiny_settings(inputs), "test"))
     scorer = Scorer(load_model(study.config.model), study)
     rows = uninterrupted.seed_search().to_pylist()
     for row in rows:
@@ -197,7 +163,7 @@ def test_a_killed_run_goes_on_to_the_same_summary(uninterrupted, inputs, tmp_pat
     import yaml
 
     sweep = tmp_path / "tiny.yaml"
-    sweep.write_text(yaml.safe_dump(settings(inputs)))
+    sweep.write_text(yaml.safe_dump(tiny_settings(inputs)))
     run = RunDirectory(tmp_path / "killed")
     arguments = [
         sys.executable,
@@ -226,7 +192,7 @@ def test_a_killed_run_goes_on_to_the_same_summary(uninterrupted, inputs, tmp_pat
 
 
 def test_seeds_that_do_not_fit_are_counted_and_the_run_goes_on(inputs, tmp_path):
-    config = validate_config(settings(inputs, seeds=6, search={}, controls={}, split={"measured": 9}), "test")
+    config = validate_config(tiny_settings(inputs, seeds=6, search={}, controls={}, split={"measured": 9}), "test")
     study = prepare_study(config)
     tokenizer = study.source.tokenizer()
     queries = study.queries(tokenizer, "measured")
@@ -271,7 +237,7 @@ def test_main_reports_mistakes_by_exit_code(inputs, tmp_path, capsys):
     import yaml
 
     sweep = Path(tmp_path / "tiny.yaml")
-    sweep.write_text(yaml.safe_dump(settings(inputs)))
+    sweep.write_text(yaml.safe_dump(tiny_settings(inputs)))
     output = ["--output", str(tmp_path / "out")]
     assert main([str(sweep), "--set", "demonstrations=500", *output]) == 2
     assert "demonstrations: 500 are asked for, but the training set" in capsys.readouterr().err
@@ -286,7 +252,7 @@ def test_a_sweep_with_axes_runs_every_cell_and_goes_on_where_it_stopped(inputs, 
     import yaml
 
     sweep, output = tmp_path / "cells.yaml", tmp_path / "cells"
-    one = settings(inputs, seeds=3, search={}, controls={}, split={"measured": 9}, finetune={"learning_rate": 0.1})
+    one = tiny_settings(inputs, seeds=3, search={}, controls={}, split={"measured": 9}, finetune={"learning_rate": 0.1})
     sweep.write_text(yaml.safe_dump({**one, "demonstrations": [2, 5]}))
     assert main([str(sweep), "--output", str(output)]) == 0
     said = capsys.readouterr().out

@@ -1,37 +1,27 @@
 """A whole sweep of a tiny model on a file of reviews, driven in a process of its own."""
 
-import csv
 import os
 import secrets
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from .tiny import LABELS, TEMPLATE, save_tiny, tiny_examples
+from .sweeping import make_inputs, tiny_settings
 
 
-def tiny_sweep(folder: Path, **changes: Any) -> Path:
+def tiny_sweep(folder: Path) -> Path:
     """Write `tiny.yaml`, its model and its data, and a token for Ray; returns the folder."""
-    with (folder / "reviews.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("text", "label"), *tiny_examples(150)])
     (folder / "token").write_text(secrets.token_hex(32))
-    settings = {
-        "name": "tiny",
-        "model": str(save_tiny(folder / "model")),
-        "task": {"name": "tiny", "template": TEMPLATE, "label_words": list(LABELS)},
-        "data": str(folder / "reviews.csv"),
-        "demonstrations": 5,
-        "seeds": 8,
-        "split": {"selection": 12, "measured": 13},
-        "search": {"seeds": {"keep": 6, "slices": [4, 8]}, "finetune": {"learning_rate": [0.02, 0.2], "seeds": 2}},
-        "measures": {"resamples": 200},
-        "controls": {"random_step": True},
-        "execution": {"seeds_per_batch": 1},
-    }
-    (folder / "tiny.yaml").write_text(yaml.safe_dump({**settings, **changes}), encoding="utf-8")
+    settings = tiny_settings(
+        make_inputs(folder),
+        seeds=8,
+        search={"seeds": {"keep": 6, "slices": [4, 8]}, "finetune": {"learning_rate": [0.02, 0.2], "seeds": 2}},
+        controls={"random_step": True},
+        execution={"seeds_per_batch": 1},
+    )
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     return folder
 
 
