@@ -23,6 +23,7 @@ from .sweeping import (
     replica_processes,
     tiny_settings,
     tracebacks,
+    undisturbed,
     wait_for,
 )
 from .tolerance import Rounding, assert_same_rows, assert_same_run
