@@ -207,13 +207,23 @@ def test_an_error_in_one_seed_is_its_failure_with_the_place(sweeping, plain_all)
     assert_all_but(sweep.run, plain_all, 4, r"^ValueError: broken 4 \(\w+\.py, line \d+\)$")
 
 
-def test_errors_everywhere_stop_the_run_and_are_not_stored(sweeping, plain_all):
-    sweep = sweeping({"at": MEASURE, "kind": "raise"}, search=False, failures_in_a_row=5)
+def test_errors_everywhere_stop_the_run_and_are_not_stored(sweeping, plain):
+    sweep = sweeping({"at": MEASURE, "kind": "raise"}, failures_in_a_row=5)
     said = ended_in_a_line(sweep.finish())
     assert re.search(r"measure: [56] failed one after another, the last one seed \d .*ValueError: broken \(", said)
-    assert "--resume" in said
+    assert said.endswith("what was computed is kept, --resume tries these again")
     assert not measured_files(sweep.run)
-    resumed(sweep, plain_all)
+    resumed(sweep, plain)
+
+
+def test_errors_from_the_beginning_leave_nothing_to_resume(sweeping, plain_all):
+    sweep = sweeping({"at": MEASURE, "kind": "raise"}, search=False, failures_in_a_row=5)
+    said = ended_in_a_line(sweep.finish())
+    assert said.endswith("nothing had been computed before")
+    assert not sweep.run.path.exists()
+    sweep.faults = ()
+    ended_well(sweep.finish())
+    assert_same_run(sweep.run, plain_all)
 
 
 def test_errors_everywhere_in_the_search_stop_it(sweeping, plain):
@@ -248,10 +258,10 @@ def test_a_replica_without_a_sign_of_life_is_ended_and_its_work_tried_again(way,
         done = sweep.finish()
         out = ended_well(done)
     else:
-        sweep = sweeping({"at": MEASURE, "kind": "slow", "seconds": 0.5}, stall_minutes=0.1)
+        sweep = sweeping({"at": MEASURE, "kind": "slow", "seconds": 2}, stall_minutes=0.1)
         with sweep.started() as process:
             wait_for(lambda: measured_files(sweep.run), process)
-            stopped = replica_processes(process.pid)[0]
+            stopped = wait_for(lambda: replica_processes(process.pid), process)[0]
             stopped.send_signal(signal.SIGSTOP)
             out, error = process.communicate(timeout=200)
         assert process.returncode == 0, error

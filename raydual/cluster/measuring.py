@@ -69,6 +69,10 @@ class _Batch:
         ]
 
 
+class TooManyFailedError(UserError):
+    """Nothing but failures came back."""
+
+
 class Measuring:
     """One study's measuring on a pool; iterate over `batches` to carry it out.
 
@@ -93,7 +97,7 @@ class Measuring:
 
         Raises
         ------
-        UserError
+        TooManyFailedError
             So many units broke one after another that something other than them must be at fault. They are not
             among the rows, so that `--resume` tries them again.
         """
@@ -164,9 +168,9 @@ class Measuring:
         self.held += broken
         if len(self.held) >= self.execution.failures_in_a_row:
             last = self.held[-1]
-            raise UserError(
+            raise TooManyFailedError(
                 f"measure: {len(self.held)} failed one after another, the last one seed {last.seed} "
-                f"({last.control}): {last.reason}; what was measured is kept, --resume tries these again"
+                f"({last.control}): {last.reason}"
             )
 
     def _release(self) -> pa.Table:

@@ -14,19 +14,20 @@ import ray
 
 from raydual.cluster.choice import Choice, stored_choice
 from raydual.cluster.connect import unwrapped_user_errors
-from raydual.cluster.measuring import Measuring, groups_of
+from raydual.cluster.measuring import Measuring, TooManyFailedError, groups_of
 from raydual.cluster.progress import EARLIER, MeasureNews, StageProgress, say
 from raydual.cluster.reducing import map_on_ray
 from raydual.cluster.search import count_trials, search
 from raydual.cluster.session import Session, Where, Workplace, check_machine, session
 from raydual.controls import MEASUREMENT
+from raydual.errors import UserError
 from raydual.measure.study import Study
 from raydual.reduce import reduce_run
 from raydual.report import write_report
 from raydual.report.console import headline_lines
 from raydual.report.data import RunData
 from raydual.report.words import standing_lines
-from raydual.results import RunDirectory
+from raydual.results import RunDirectory, is_unused
 
 _PACKAGES = ("raydual", "torch", "transformers", "ray", "numpy", "scipy", "tokenizers", "datasets")
 
@@ -154,10 +155,15 @@ def _measure(study: Study, choice: Choice, key: str, shared: Any, workplace: Wor
     news = MeasureNews(workplace.gauges, asked, run.measured(*EARLIER) if done else None)
     workplace.watch.progress = progress
     measuring = Measuring(study, key, shared, choice.finetune, workplace.pool, workplace.watch)
-    with closing(measuring.batches(groups)) as batches:
-        for rows in batches:
-            run.write_measurements(rows)
-            progress.advance(len(rows["seed"].unique()), news.update(rows))
+    try:
+        with closing(measuring.batches(groups)) as batches:
+            for rows in batches:
+                run.write_measurements(rows)
+                progress.advance(len(rows["seed"].unique()), news.update(rows))
+    except TooManyFailedError as error:
+        kept = not is_unused(run.storage)
+        remedy = "what was computed is kept, --resume tries these again" if kept else "nothing had been computed before"
+        raise UserError(f"{error}; {remedy}") from None
 
 
 def _manifest(run: RunDirectory, choice: Choice, timings: Timings, computed: Computed) -> dict[str, Any]:
