@@ -21,7 +21,7 @@ from raydual.metrics.catalogue import CATALOGUE
 from raydual.results import FINETUNE_SEARCH, RunDirectory
 
 from .rounding import rounding_bounds
-from .test_sweep import settings
+from .sweeping import tiny_settings
 from .tiny import LABELS, save_tiny, tiny_examples
 from .tolerance import within
 
@@ -37,7 +37,7 @@ def sweep(tmp_path_factory):
         csv.writer(file).writerows([["text", "label"], *tiny_examples(150)])
     inputs = (save_tiny(folder / "model"), folder / "reviews.csv")
     path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(settings(inputs, search={}, finetune={"learning_rate": 0.2}, seeds=4)))
+    path.write_text(yaml.safe_dump(tiny_settings(inputs, search={}, finetune={"learning_rate": 0.2}, seeds=4)))
     return path
 
 
