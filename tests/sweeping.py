@@ -117,7 +117,7 @@ class Sweeping:
         """Run it in the background; whatever is left of it is killed in the end."""
         process = subprocess.Popen(
             self.command(*more), cwd=self.folder, env=self.variables(), text=True, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_heed_signals,
         )  # fmt: skip
         try:
             yield process
@@ -128,6 +128,12 @@ class Sweeping:
                     with contextlib.suppress(psutil.NoSuchProcess):
                         member.kill()
                 process.wait()
+
+
+def _heed_signals() -> None:
+    """Tests that run in the background, or under nohup, hand down that signals are ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

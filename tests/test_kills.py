@@ -3,6 +3,7 @@
 The moments follow from a seed, which is printed and may be given as RAYDUAL_TEST_SEED.
 """
 
+import contextlib
 import os
 import random
 import secrets
@@ -10,6 +11,7 @@ import signal
 import time
 from collections import Counter
 
+import psutil
 import pytest
 
 from raydual.results import MEASUREMENTS
@@ -35,6 +37,7 @@ RUNS = 2
 # Each run is killed so often in each stage, in this order, at a moment up to so many seconds after its beginning.
 KILLS = (("start", 2, 6.0), ("search", 2, 1.5), ("measure", 3, 1.5), ("reduce", 1, 0.5), ("report", 2, 0.7))
 REPLICA_KILLS = 10
+RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "dashboard/agent.py", "runtime_env/agent/main.py")
 
 
 @pytest.fixture
@@ -67,13 +70,15 @@ def stored(run):
 
 
 def test_a_driver_that_is_killed_again_and_again_loses_nothing(inputs, environment, plain, tmp_path, draw):
-    killed = Counter()
+    killed, agents = Counter(), []
     for number in range(RUNS):
         sweep = Sweeping(tmp_path / str(number), tiny_settings(inputs), environment=environment)
         moments = [(stage, draw.uniform(0, seconds)) for stage, times, seconds in KILLS for _ in range(times)]
         for attempt, (stage, seconds) in enumerate(moments):
             before = stored(sweep.run)
-            killed[end_driver(sweep, attempt, stage, seconds, draw)] += 1
+            stage, lingering = end_driver(sweep, attempt, stage, seconds, draw)
+            killed[stage] += 1
+            agents += lingering
             assert stored(sweep.run) >= before
         sweep.faults = ()
         done = sweep.finish(*resume(sweep))
@@ -83,6 +88,7 @@ def test_a_driver_that_is_killed_again_and_again_loses_nothing(inputs, environme
     print(dict(killed))
     assert sum(killed.values()) == RUNS * sum(times for _, times, _ in KILLS)
     assert killed["ended before"] <= RUNS
+    wait_for(lambda: not running(agents), seconds=100)
     # The last runs needed no Ray; the next one that starts Ray removes the folders that the dead left behind.
     sweep = Sweeping(tmp_path / "last", tiny_settings(inputs), environment=environment)
     assert sweep.finish().returncode == 0
@@ -95,7 +101,10 @@ def resume(sweep):
 
 
 def end_driver(sweep, attempt, stage, seconds, draw):
-    """Start the sweep, or go on with it, and kill it `seconds` after a stage begins; returns the stage."""
+    """Start the sweep, or go on with it, and kill it `seconds` after a stage begins.
+
+    Returns the stage, and Ray's agents, which look for their dead Ray a minute long before they end.
+    """
     sweep.faults = faults(sweep.folder, attempt)
     reports, files = len(journal_lines(sweep.run)), len(measured_files(sweep.run))
     reached = {
@@ -117,8 +126,16 @@ def end_driver(sweep, attempt, stage, seconds, draw):
             else:
                 process.kill()
         process.communicate(timeout=30)
-        wait_for(lambda: not running(members), seconds=60)
-    return stage if process.returncode == -signal.SIGKILL else "ended before"
+        agents = [member for member in members if titled(member, RAY_AGENTS)]
+        wait_for(lambda: not running([member for member in members if member not in agents]), seconds=60)
+    return stage if process.returncode == -signal.SIGKILL else "ended before", agents
+
+
+def titled(process, names):
+    """Whether one of the names is in the title of a process."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return any(name in " ".join(process.cmdline()) for name in names)
+    return False
 
 
 def test_replicas_that_are_killed_at_random_moments_change_nothing(inputs, environment, plain, tmp_path, draw):
