@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raydual.cluster.measuring import in_time
 from raydual.cluster.plan import Node, lay_out
 from raydual.config import Execution
 from raydual.errors import UserError
@@ -124,3 +125,15 @@ def test_what_no_node_holds_is_told_with_the_setting_to_change(there, execution,
     with pytest.raises(UserError) as error:
         lay_out(there, [], Execution(**execution), useful=1000)
     assert str(error.value).startswith(said)
+
+
+@given(count=st.integers(0, 100), seconds=st.floats(0, 1000))
+def test_a_batch_of_more_than_ten_minutes_is_cut_into_parts_of_five(count, seconds):
+    cases = list(range(count))
+    parts = list(in_time(cases, seconds))
+    assert [case for part in parts for case in part] == cases
+    if count * seconds <= 600:
+        assert len(parts) == min(1, count)
+    else:
+        assert all(len(part) == 1 or len(part) * seconds <= 300 for part in parts)
+        assert all((len(part) + 1) * seconds > 300 for part in parts[:-1]), "no smaller than needed"

@@ -44,6 +44,15 @@ def groups_of(units: Sequence[Unit], layout: Layout, finished: set[tuple[int, st
     return groups
 
 
+def in_time(cases: Sequence[Case], seconds_a_case: float) -> Iterator[tuple[Case, ...]]:
+    """All the cases together, or, where they would take longer than ten minutes, in parts of about five."""
+    size = max(1, len(cases))
+    if seconds_a_case * size > _LONGEST_BATCH_SECONDS:
+        size = max(1, int(_USUAL_BATCH_SECONDS / seconds_a_case))
+    for start in range(0, len(cases), size):
+        yield tuple(cases[start : start + size])
+
+
 @dataclass(frozen=True)
 class _Batch:
     """Cases that are measured together; `lost` workers died with them before, in larger batches."""
@@ -124,12 +133,8 @@ class Measuring:
         """Queue a group, in parts if a whole one would take very long."""
         if group.broken:
             yield measurement_table([case.row() for case in group.broken])
-        a_case, count = self.seconds.get(group.control.name, 0.0), len(group.cases)
-        size = count
-        if a_case * count > _LONGEST_BATCH_SECONDS:
-            size = max(1, int(_USUAL_BATCH_SECONDS / a_case))
-        for start in range(0, count, max(1, size)):
-            self.again.append(_Batch(group.control, group.cases[start : start + size], 1 + self.execution.retries))
+        for cases in in_time(group.cases, self.seconds.get(group.control.name, 0.0)):
+            self.again.append(_Batch(group.control, cases, 1 + self.execution.retries))
 
     def _send(self, batch: _Batch) -> None:
         arguments = (self.settings, batch.control, [ray.put(batch.cases)])
