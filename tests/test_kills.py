@@ -152,9 +152,10 @@ def test_replicas_that_are_killed_at_random_moments_change_nothing(inputs, envir
         with sweep.started() as process:
             wait_for(lambda: replica_processes(process.pid), process)
             for _ in range(REPLICA_KILLS // 2):
-                time.sleep(draw.uniform(0, 6))
+                time.sleep(draw.uniform(0, 5))
+                wait_for(lambda: process.poll() is not None or replica_processes(process.pid))
                 found = replica_processes(process.pid)
-                if found and process.poll() is None:
+                if found:
                     kill(draw.choice(found))
                     killed += 1
             out, error = process.communicate(timeout=300)
