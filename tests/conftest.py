@@ -1,6 +1,8 @@
 """Shapes in signatures are checked while testing; tests use `OMP_NUM_THREADS` threads, one by default."""
 
 import os
+import random
+import secrets
 import sys
 import time
 
@@ -77,3 +79,11 @@ def plain(inputs, tmp_path_factory):
     """The sweep that nothing disturbed, which others are compared with."""
     with own_temporary() as environment:
         return undisturbed(tmp_path_factory.mktemp("plain"), tiny_settings(inputs), environment)
+
+
+@pytest.fixture
+def draw():
+    """Random moments; they follow from a seed, which is printed and may be given as RAYDUAL_TEST_SEED."""
+    seed = int(os.environ.get("RAYDUAL_TEST_SEED") or secrets.randbelow(10**6))
+    print(f"RAYDUAL_TEST_SEED={seed}")
+    return random.Random(seed)

@@ -1,12 +1,7 @@
-"""Kills at random moments, of the driver and of replicas: no row is lost or doubled, and the summary is the same.
-
-The moments follow from a seed, which is printed and may be given as RAYDUAL_TEST_SEED.
-"""
+"""Kills at random moments, of the driver and of replicas: no row is lost or doubled, and the summary is the same."""
 
 import contextlib
 import os
-import random
-import secrets
 import signal
 import time
 from collections import Counter
@@ -38,13 +33,6 @@ RUNS = 2
 KILLS = (("start", 2, 6.0), ("search", 2, 1.5), ("measure", 3, 1.5), ("reduce", 1, 0.5), ("report", 2, 0.7))
 REPLICA_KILLS = 10
 RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "dashboard/agent.py", "runtime_env/agent/main.py")
-
-
-@pytest.fixture
-def draw():
-    seed = int(os.environ.get("RAYDUAL_TEST_SEED") or secrets.randbelow(10**6))
-    print(f"RAYDUAL_TEST_SEED={seed}")
-    return random.Random(seed)
 
 
 def faults(folder, attempt):

@@ -16,6 +16,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
+NODE_KILLS = 5
 SMALL = {"controls": {"other_seed": True, "untrained": True, "seeds": 4}}
 
 
@@ -94,6 +95,27 @@ def test_a_node_that_is_lost_loses_nothing(inputs, plain, rounding, tmp_path, st
             out, error = process.communicate(timeout=240)
         assert process.returncode == 0, out + error
     assert "lost" in out
+    assert "Traceback" not in out + error
+    assert sweep.run.manifest()["losses"]["replicas_lost"] >= 1
+    assert_same_run(sweep.run, plain, rounding)
+
+
+def test_nodes_that_are_killed_at_random_moments_change_nothing(inputs, plain, rounding, tmp_path, draw):
+    settings = tiny_settings(inputs, **SMALL)
+    # Enough that no batch is given up and split, which would change what is computed together.
+    settings["execution"]["retries"] = 2 * NODE_KILLS
+    with nodes([(0, 0), (1, 0), (1, 0)], faults=slow(4)) as cluster:
+        sweep = Sweeping(tmp_path / "sweep", settings, address=cluster.address)
+        there = cluster.others
+        with sweep.started() as process:
+            wait_for((sweep.run.path / "config.yaml").exists, process)
+            for _ in range(NODE_KILLS):
+                time.sleep(draw.uniform(0, 5))
+                assert process.poll() is None, process.communicate()
+                cluster.kill(there.pop(draw.randrange(len(there))))
+                there.append(cluster.add(1, 0))
+            out, error = process.communicate(timeout=300)
+        assert process.returncode == 0, out + error
     assert "Traceback" not in out + error
     assert sweep.run.manifest()["losses"]["replicas_lost"] >= 1
     assert_same_run(sweep.run, plain, rounding)
