@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from raydual.errors import shown
+from raydual.metrics.catalogue import CATALOGUE, Catalogue
 from raydual.tasks.task import Name, Task, builtin_tasks
 
 LARGEST = 2**63
@@ -262,6 +263,11 @@ class SweepConfig(Settings):
         if self.data == "embedded" and self.task.name not in ("sst2", "sst5"):
             raise ValueError(f"the embedded data has only sst2 and sst5, not the task {shown(self.task.name)}")
         return self
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """Every metric that is measured."""
+        return CATALOGUE
 
     def fingerprint(self) -> str:
         """A hash of all settings that a measured number can depend on (not of `execution` and `name`)."""
