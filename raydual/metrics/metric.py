@@ -121,8 +121,9 @@ class Metric:
                 raise ValueError(f"metric {self.name!r}: {words}")
 
     def _problems(self) -> Iterator[tuple[bool, str]]:
-        yield not re.fullmatch(r"[a-z][a-z0-9_]*", str(self.name)) or self.name == FAILED, (
-            "a name is of lower-case letters, digits and '_', a letter first, and not 'failed'"
+        yield (
+            not re.fullmatch(r"[a-z][a-z0-9_]*", str(self.name)) or self.name == FAILED,
+            ("a name is of lower-case letters, digits and '_', a letter first, and not 'failed'"),
         )
         for field in ("label", "description"):
             text = getattr(self, field)
@@ -133,8 +134,9 @@ class Metric:
         yield not self.conditions or bool(strange), f"conditions: must be some of {', '.join(CONDITIONS)}"
         yield self.family not in FAMILIES, f"family {self.family!r}: is not one of {', '.join(FAMILIES)}"
         yield self.panel not in (None, *PANELS), f"panel {self.panel!r}: is not one of {', '.join(PANELS)}, None"
-        yield self.shown not in ("figures", "tables", "summary"), (
-            f"shown {self.shown!r}: is not one of figures, tables, summary"
+        yield (
+            self.shown not in ("figures", "tables", "summary"),
+            (f"shown {self.shown!r}: is not one of figures, tables, summary"),
         )
         yield len(self.bounds) != 2, "bounds: must be the least and the greatest value, None for no bound"
         yield self.similarity and "icl-ft" not in self.conditions, "similarity: is one of icl-ft alone"
