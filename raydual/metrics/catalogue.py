@@ -14,6 +14,7 @@ from raydual.metrics.metric import (
     Family,
     Key,
     Metric,
+    MetricError,
     Panel,
     of_label,
 )
@@ -219,4 +220,4 @@ CATALOGUE = Catalogue(_BUILTIN)
 """What every sweep measures; a sweep with metrics of its own has a larger one (`SweepConfig.catalogue`)."""
 
 if _unplaced := [metric.name for metric in _BUILTIN if "own" in (metric.family, metric.panel)]:
-    raise ValueError(f"metric {_unplaced[0]!r}: needs a family and a panel (or None)")
+    raise MetricError(f"metric {_unplaced[0]!r}: needs a family and a panel (or None)")

@@ -24,6 +24,10 @@ Key = tuple[str, str]
 """A metric and its condition."""
 
 
+class MetricError(ValueError):
+    """What is said of a metric does not fit together."""
+
+
 @dataclass(frozen=True)
 class Family:
     """Metrics that the command `raydual COMMAND` prints: as a `table` by layer, or in a form of its own."""
@@ -95,7 +99,7 @@ class Metric:
 
     Raises
     ------
-    ValueError
+    MetricError
         Something of it is missing, unknown or contradicts the rest.
     """
 
@@ -118,7 +122,7 @@ class Metric:
     def __post_init__(self) -> None:
         for wrong, words in self._problems():
             if wrong:
-                raise ValueError(f"metric {self.name!r}: {words}")
+                raise MetricError(f"metric {self.name!r}: {words}")
 
     def _problems(self) -> Iterator[tuple[bool, str]]:
         yield (
@@ -159,7 +163,7 @@ class Catalogue(Mapping[str, Metric]):
 
     Raises
     ------
-    ValueError
+    MetricError
         A name is taken twice, or a baseline is not in the catalogue.
     """
 
@@ -167,12 +171,12 @@ class Catalogue(Mapping[str, Metric]):
         self._metrics: dict[str, Metric] = {}
         for metric in metrics:
             if metric.name in self._metrics:
-                raise ValueError(f"metric {metric.name!r}: the name is taken already")
+                raise MetricError(f"metric {metric.name!r}: the name is taken already")
             self._metrics[metric.name] = metric
         for metric in self._metrics.values():
             for name, condition in metric.baselines:
                 if name not in self._metrics or condition not in self._metrics[name].conditions:
-                    raise ValueError(f"metric {metric.name!r}: its baseline {name!r}, {condition!r} is not measured")
+                    raise MetricError(f"metric {metric.name!r}: its baseline {name!r}, {condition!r} is not measured")
 
     def __getitem__(self, name: str) -> Metric:
         return self._metrics[name]
