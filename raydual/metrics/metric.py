@@ -18,7 +18,8 @@ CONDITIONS = {
     "icl-ft": "in-context against fine-tuned",
     "icl-zsl": "in-context against zero-shot",
 }
-_OF_ZERO_SHOT = ("zsl", "icl-zsl")
+OF_ZERO_SHOT = ("zsl", "icl-zsl")
+"""Those that are or hold the zero-shot condition: what others stand beside, not what is studied."""
 
 Key = tuple[str, str]
 """A metric and its condition."""
@@ -206,7 +207,7 @@ class Catalogue(Mapping[str, Metric]):
             for metric in self.values()
             if metric.shown == "figures"
             for condition in metric.conditions
-            if condition not in _OF_ZERO_SHOT
+            if condition not in OF_ZERO_SHOT
         ]
 
     def baselines(self) -> set[Key]:
