@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal
+from typing import Literal, no_type_check
 
 OVERALL = -1
 """The `layer` of a number that belongs to no single layer or is the mean over layers."""
@@ -77,6 +77,7 @@ def of_label(condition: str, label: int) -> str:
     return f"{condition}, gold {label}"
 
 
+@no_type_check  # at run time: `_problems` says what is wrong with a user's entry, in words of its own
 @dataclass(frozen=True)
 class Metric:
     """One metric: all that commands, reduction, report and tests need to know of it; its function is elsewhere.
