@@ -12,28 +12,17 @@ from raydual.config import LARGEST, Finetune, SweepConfig
 from raydual.controls import MEASUREMENT, control_named
 from raydual.errors import UserError, exit_on_user_error
 from raydual.loading import load_config, load_sweep
+from raydual.metrics.catalogue import FAMILIES, OVERALL
 from raydual.sweep import SWEEPS
 
-METRICS = {
-    "rec2ftp": ("rec2ftp", "rec2ftp_both", "rec2ftp_ft", "reverse_recall", "jaccard", "agreement", "kappa"),
-    "simaou": ("simaou", "simaou_norm_matched", "simaou_random", "simaou_raw", "simdual", "simdw"),
-    "simam": ("simam", "delta_simam", "simam_softmax", "delta_simam_softmax"),
-    "kendall": (
-        "kendall", "kendall_random", "kendall_input", "kendall_example", "kendall_example_random", "topk_token",
-        "topk_token_random", "topk_example", "topk_example_random",
-    ),
-}  # fmt: skip
-"""The metrics that each command prints."""
+METRICS = tuple(family.command for family in FAMILIES.values() if family.table)
+"""The commands that print the metrics of a family."""
 
 _HELP = {
     "select": "in-context accuracy of every seed on the selection examples, best first",
-    "finetune-eval": "zero-shot, in-context and fine-tuned accuracy of a seed",
-    "rec2ftp": "recall to fine-tuning predictions of a seed, with its counts, and what goes with it",
-    "simaou": "similarity of attention output updates of a seed, by layer, with its nulls",
-    "simam": "similarity of attention maps of a seed, by layer, with the zero-shot baseline",
+    **{family.command: family.help for family in FAMILIES.values()},
     "dual": "the dual form of attention, verified on the model's own weights and activations, in every layer",
     "record": "what the metrics of a seed are computed from: hidden states, queries and raw attention, as files",
-    "kendall": "rank correlations of attention to the demonstrations of a seed, by layer, with their baselines",
 }
 
 _PLAN = "what a sweep will cost before anything is loaded: seeds, tokens, FLOPs, memory, time on measured hardware"
@@ -201,17 +190,17 @@ def _record(args: argparse.Namespace) -> None:
 
 
 def _metrics(args: argparse.Namespace) -> None:
-    from raydual.metrics.catalogue import CATALOGUE, OVERALL
-
     laboratory = _laboratory(args)
-    labels = len(laboratory.study.config.task.label_words)
-    rows = [r for r in laboratory.measure(args.seed, args.control) if r["metric"] in METRICS[args.command]]
-    layers = sorted({row["layer"] for row in rows if row["layer"] != OVERALL})
-    for name in METRICS[args.command]:
-        for condition in CATALOGUE[name].conditions_with_labels(labels):
-            found = {row["layer"]: row for row in rows if (row["metric"], row["condition"]) == (name, condition)}
-            label = f"{CATALOGUE[name].label}, {condition}"
-            print(f"{label:<52}{_number(found[OVERALL])}" + "".join(_number(found[i]) for i in layers if i in found))
+    study = laboratory.study
+    printed, labels = study.config.catalogue.of_command(args.command), len(study.config.task.label_words)
+    if not printed:
+        raise UserError(f"raydual {args.command}: the sweep names no file with metrics of its own; set measures.own")
+    found = {(r["metric"], r["condition"], r["layer"]): r for r in laboratory.measure(args.seed, args.control)}
+    layers = sorted({layer for name, _, layer in found if layer != OVERALL and any(m.name == name for m in printed)})
+    for metric in printed:
+        for condition in metric.conditions_with_labels(labels):
+            rows = [found[key] for layer in (OVERALL, *layers) if (key := (metric.name, condition, layer)) in found]
+            print(f"{f'{metric.label}, {condition}':<52}" + "".join(map(_number, rows)))
     if layers:
         print(f"{'':<52}{'overall':>9}" + "".join(f"{'layer ' + str(i):>9}" for i in layers))
 

@@ -151,6 +151,9 @@ def _search(study: Study, flops: FlopFormula, sets: list[DemonstrationSet], sele
 def plan_lines(found: Estimate, config: SweepConfig, hardware: Hardware, replicas: int, memory: float) -> Iterator[str]:
     """What `raydual plan` prints; `memory` is that of a device in GiB."""
     yield f"{found.seeds} seeds measured of {len(config.seeds)}, {found.units} with their controls"
+    if config.measures.own:
+        labels = ", ".join(metric.label for metric in config.measures.own.metrics)
+        yield f"metrics of its own: {labels}; what they compute is not counted in the work"
     total = found.total
     yield f"work: {total.flops / 1e12:,.1f} TFLOP, {total.tokens:,} tokens"
     for part, work in sorted(found.work.items(), key=lambda item: -item[1].flops):

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from raydual.config import SweepConfig
 from raydual.loading import validate_config
-from raydual.metrics.catalogue import CATALOGUE, OVERALL, Metric
+from raydual.metrics.catalogue import CATALOGUE, OVERALL, Catalogue, Metric
 from raydual.results import (
     FAILED,
     FINETUNE_SEARCH,
@@ -46,14 +46,16 @@ def control_rows(control: str, shift: float, seeds: int, layers: int) -> Iterato
         yield {**row, "control": control, "value": row["value"] - shift + jitter}
 
 
-def synthetic_rows(seeds: int, layers: int, failed: Sequence[int]) -> Iterator[dict[str, Any]]:
+def synthetic_rows(
+    seeds: int, layers: int, failed: Sequence[int], catalogue: Catalogue = CATALOGUE
+) -> Iterator[dict[str, Any]]:
     """Rows of every metric; of each seed's per-layer values one in ten, and seed 2's recall, are undefined."""
     for seed in range(seeds):
         if seed in failed:
             yield _row(seed, FAILED, "", OVERALL, math.nan, REASON)
             continue
         draw = random.Random(seed)
-        for metric in CATALOGUE.values():
+        for metric in catalogue.values():
             for condition in metric.conditions_with_labels(2):
                 yield from _metric_rows(draw, seed, metric, condition, layers)
 
@@ -103,13 +105,15 @@ def synthetic_run(
     manifest: bool = True,
     seeds_per_file: int = 3,
     shuffle: int | None = None,
+    **over: Any,
 ) -> RunDirectory:
-    """Write measurements, search tables and manifest under `path`; `shuffle` puts the rows in random order."""
-    run, config = RunDirectory(path), synthetic_config(seeds, search)
+    """Write measurements, search tables and manifest under `path`; `shuffle` puts the rows in random order,
+    `over` goes to the settings."""
+    run, config = RunDirectory(path), synthetic_config(seeds, search, **over)
     run.start(config)
     if search:
         _write_search(run, seeds)
-    rows = list(synthetic_rows(seeds, layers, failed))
+    rows = list(synthetic_rows(seeds, layers, failed, config.catalogue))
     order = list(range(seeds))
     if shuffle is not None:
         random.Random(shuffle).shuffle(rows)

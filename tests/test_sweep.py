@@ -212,6 +212,41 @@ def test_seeds_that_do_not_fit_are_counted_and_the_run_goes_on(inputs, tmp_path)
     assert f"context holds {limit}" in run.report_file.read_text(encoding="utf-8")
 
 
+OWN = """
+import raydual
+simres = raydual.Metric("simres", "SimRes", "Cosine between the changes of the residual stream.", similarity=True)
+@raydual.of_recordings(simres, fields=["hidden"])
+def f(found):
+    assert not found.seeds.eq({bad}).any(), "not this one"
+    return raydual.cosine(found.icl["hidden"] - found.zsl["hidden"], found.ft["hidden"] - found.zsl["hidden"])
+"""
+
+
+def test_a_users_own_metric_is_measured_by_workers_that_never_see_its_file(inputs, tmp_path):
+    settings = {"seeds": 3, "search": {}, "controls": {"other_seed": True}, "finetune": {"learning_rate": 0.2}}
+    file = tmp_path / "mine.py"
+    for name, bad in (("run", -1), ("broken", 2)):
+        file.write_text(OWN.format(bad=bad))
+        measures = {"own": str(file), "resamples": 200}
+        config = validate_config(tiny_settings(inputs, measures=measures, **settings), "test")
+        file.unlink()
+        run = RunDirectory(tmp_path / name)
+        if name == "run":
+            execute(config, run)
+            assert {(r["control"], r["n"]) for r in run.summary().to_pylist() if r["metric"] == "simres"} == {
+                ("none", 3), ("other_seed", 3),
+            }  # fmt: skip
+            compared = {r["baseline_control"] for r in run.comparisons().to_pylist() if r["metric"] == "simres"}
+            assert compared == {"other_seed"}
+            assert "SimRes" in run.report_file.read_text(encoding="utf-8")
+            execute(load_config(run.config_file), run, resume=True)
+        else:
+            with pytest.raises(UserError) as error:
+                execute(config, run)
+            assert str(error.value) == f"{file}, line 6: AssertionError: not this one (metric 'simres')"
+            assert not run.manifest()
+
+
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_run_directory_is_not_used_for_other_settings(uninterrupted, inputs, resume):
     with pytest.raises(UserError, match="demonstrations" if resume else "--resume"):

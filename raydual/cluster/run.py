@@ -15,7 +15,7 @@ import ray
 from raydual.cluster.choice import Choice, stored_choice
 from raydual.cluster.connect import unwrapped_user_errors
 from raydual.cluster.measuring import Measuring, TooManyFailedError, groups_of
-from raydual.cluster.progress import EARLIER, MeasureNews, StageProgress, say
+from raydual.cluster.progress import MeasureNews, StageProgress, earlier, say
 from raydual.cluster.reducing import map_on_ray
 from raydual.cluster.search import count_trials, search
 from raydual.cluster.session import Session, Where, Workplace, check_machine, session
@@ -152,7 +152,8 @@ def _measure(study: Study, choice: Choice, key: str, shared: Any, workplace: Wor
         return
     progress = StageProgress("measure", todo, workplace.gauges)
     asked = Counter(unit.control.name for unit in everything)
-    news = MeasureNews(workplace.gauges, asked, run.measured(*EARLIER) if done else None)
+    catalogue = study.config.catalogue
+    news = MeasureNews(workplace.gauges, asked, run.measured(*earlier(catalogue)) if done else None, catalogue)
     workplace.watch.progress = progress
     measuring = Measuring(study, key, shared, choice.finetune, workplace.pool, workplace.watch)
     try:
