@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from raydual.cli import METRICS, main
 
 import raydual
-from raydual.cli import METRICS, main
 from raydual.controls import MEASUREMENT
 from raydual.measure.replica import Replica
 from raydual.measure.single import Laboratory

@@ -6,9 +6,9 @@ import re
 import shutil
 
 import pytest
+from raydual.cli import main
 
 from raydual import estimate as module
-from raydual.cli import main
 from raydual.errors import UserError
 from raydual.estimate import TABLE, estimate, hardware_named
 from raydual.loading import validate_config

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raydual.cluster.gauges import Gauges
+from raydual.console import say
 from raydual.metrics.catalogue import CATALOGUE, OVERALL
 from raydual.results import FAILED, NO_CONTROL
 
@@ -21,11 +22,6 @@ EARLIER: tuple[list[str], pc.Expression] = (
     (pc.field("metric") == FAILED) | (pc.field("metric").isin(_HEADLINE) & (pc.field("layer") == OVERALL)),
 )
 """What of an earlier process's rows (`RunDirectory.measured`) a `MeasureNews` goes on from."""
-
-
-def say(text: str) -> None:
-    """Print a line at once."""
-    print(text, flush=True)
 
 
 class StageProgress:
