@@ -26,19 +26,19 @@ class Family:
 
 FAMILIES = {
     "rec2ftp": Family(
-        "Print the recall to fine-tuning predictions of a seed, with its counts, and what goes with it.",
+        "Recall to fine-tuning predictions of a seed, and its like.",
         ("rec2ftp", "rec2ftp_both", "rec2ftp_ft", "reverse_recall", "jaccard", "agreement", "kappa"),
     ),
     "simaou": Family(
-        "Print the similarity of attention output updates of a seed, by layer, with its nulls.",
+        "Similarity of attention output updates of a seed, by layer.",
         ("simaou", "simaou_norm_matched", "simaou_random", "simaou_raw", "simdual", "simdw"),
     ),
     "simam": Family(
-        "Print the similarity of attention maps of a seed, by layer, with the zero-shot baseline.",
+        "Similarity of attention maps of a seed, by layer.",
         ("simam", "delta_simam", "simam_softmax", "delta_simam_softmax"),
     ),
     "kendall": Family(
-        "Print the rank correlations of attention to the demonstrations of a seed, by layer, with their baselines.",
+        "Rank correlations of attention of a seed, by layer.",
         (
             "kendall", "kendall_random", "kendall_input", "kendall_example", "kendall_example_random", "topk_token",
             "topk_token_random", "topk_example", "topk_example_random",
