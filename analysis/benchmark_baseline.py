@@ -15,15 +15,13 @@ from analysis.benchmark_parts import Clock
 from analysis.benchmark_setup import Setup
 from raydual.measure.replica import Replica
 from raydual.measure.rows import Row
+from raydual.metrics.catalogue import CATALOGUE
 from raydual.results import FAILED
 from tests.reference import seed as plain
 from tests.reference.finetune import FinetuneSettings
 from tests.reference.prompts import TaskSettings
 
-RANDOM = (
-    *("simaou_random", "simaou_norm_matched", "kendall_random", "kendall_example_random"),
-    *("topk_token_random", "topk_example_random"),
-)
+RANDOM = tuple(metric.name for metric in CATALOGUE.values() if metric.random)
 """Metrics that are drawn at random: they agree in distribution only."""
 TOLERANCE = 1e-3
 Key = tuple[str, str, int]
@@ -76,7 +74,7 @@ def plain_seed(setup: Setup, seed: int, examples: int | None = None) -> Mapping[
         seed,
         config.demonstrations,
         FinetuneSettings(**config.finetune.model_dump()),
-        plain.MeasureSettings(**config.measures.model_dump(exclude={"resamples"})),
+        plain.MeasureSettings(**config.measures.model_dump(exclude={"resamples", "own"})),
     )
 
 

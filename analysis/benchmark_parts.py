@@ -15,6 +15,7 @@ from unittest import mock
 import torch
 
 import raydual.measure.replica as replica_module
+from raydual.measure import chunk_metrics
 
 PARTS = ("prefix", "icl", "simdual", "fine-tuning", "ft", "simdw", "metrics", "rest")
 """Where a replica's time goes.
@@ -98,9 +99,10 @@ WATCHED: dict[tuple[Any, str], str | Callable[..., str]] = {
     (replica_module, "finetune"): "fine-tuning",
     (replica_module, "encode_prefix"): "prefix",
     (replica_module, "run_condition"): _condition,
-    (replica_module, "simdw"): "simdw",
+    (chunk_metrics, "simdw"): "simdw",
     (replica_module, "context_updates"): "simdw",
-    (replica_module, "chunk_metrics"): "metrics",
+    (replica_module, "recorded_values"): "metrics",
+    (replica_module, "rank_metrics"): "metrics",
     (replica_module.DualRecorder, "before_attention"): "simdual",
     (replica_module.DualRecorder, "attention"): "simdual",
 }

@@ -16,7 +16,7 @@ from raydual.errors import UserError
 from raydual.loading import Sweep
 from raydual.lock import INSTEAD, locked
 from raydual.metrics.bootstrap import Bootstrap
-from raydual.metrics.catalogue import CATALOGUE, OVERALL
+from raydual.metrics.catalogue import OVERALL
 from raydual.metrics.statistics import compare_all, holm
 from raydual.results import (
     COMPARISONS,
@@ -187,9 +187,9 @@ def pairs_along(axis: str, values: list[str], cells: dict[str, dict[str, str]]) 
 
 def _along_axes(directory: CellsDirectory, stored: dict[str, Any]) -> Iterator[Row]:
     seeds = {name: _by_seed(directory.cell(name)) for name in stored["cells"]}
-    measures = directory.cell(next(iter(stored["cells"]))).config().measures
-    bootstrap = Bootstrap(measures.resamples, measures.noise_seed)
-    keys = [(metric.name, condition) for metric in CATALOGUE.values() for condition in metric.conditions]
+    config = directory.cell(next(iter(stored["cells"]))).config()
+    bootstrap = Bootstrap(config.measures.resamples, config.measures.noise_seed)
+    keys = [(metric.name, condition) for metric in config.catalogue.values() for condition in metric.conditions]
     for axis, values in stored["axes"].items():
         pairs = list(pairs_along(axis, values, stored["cells"]))
         for metric, condition in keys:

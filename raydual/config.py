@@ -2,11 +2,15 @@
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from raydual.errors import shown
+from raydual.errors import UserError, shown
+from raydual.files import read_text
+from raydual.metrics.catalogue import CATALOGUE, Catalogue, Metric
+from raydual.metrics.own import measures_in
 from raydual.tasks.task import Name, Task, builtin_tasks
 
 LARGEST = 2**63
@@ -121,8 +125,37 @@ class Search(Settings):
     finetune: FinetuneSearch | None = None
 
 
+class OwnMetrics(Settings):
+    """A user's own metrics: the Python `file` that they were read from, its `source` and what it says of them.
+
+    The source goes wherever the settings go, so that neither workers nor a run directory need the file.
+    """
+
+    file: Name
+    source: str
+    metrics: Annotated[tuple[Metric, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _fit(self) -> "OwnMetrics":
+        CATALOGUE.with_own(self.metrics)
+        return self
+
+
+def _read_own(value: Any) -> Any:
+    """A file's name becomes what is in it; a source whose metrics are not said is run, to know them."""
+    try:
+        if isinstance(value, str) and value:
+            value = {"file": value, "source": read_text(Path(value), f"{value}: cannot read the file of metrics")}
+        if isinstance(value, dict) and value.keys() == {"file", "source"}:
+            found = measures_in(str(value["source"]), str(value["file"]))
+            value = {**value, "metrics": tuple(one.metric for one in found)}
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
 class Measures(Settings):
-    """Variants of the metrics (docs/science.md, section 4)."""
+    """Variants of the metrics (docs/science.md, section 4), and metrics beside the built-in ones."""
 
     update_field: Literal["attn_out", "hidden"] = Field(default="attn_out", description="h of SimAOU")
     query_field: Literal["query", "query_normed"] = Field(
@@ -133,6 +166,9 @@ class Measures(Settings):
     kendall_softmax: Flag = Field(default=False, description="rank after a softmax in float64, as Dai's code does")
     resamples: Annotated[int, Field(strict=True, ge=100, le=1_000_000)] = 9999
     noise_seed: Index = 0
+    own: Annotated[OwnMetrics | None, BeforeValidator(_read_own)] = Field(
+        default=None, description="a Python file with metrics (docs/own_metric.md)"
+    )
 
 
 class Controls(Settings):
@@ -263,7 +299,15 @@ class SweepConfig(Settings):
             raise ValueError(f"the embedded data has only sst2 and sst5, not the task {shown(self.task.name)}")
         return self
 
+    @property
+    def catalogue(self) -> Catalogue:
+        """Every metric that is measured: the built-in ones and those of `measures.own`."""
+        return CATALOGUE.with_own(self.measures.own.metrics) if self.measures.own else CATALOGUE
+
     def fingerprint(self) -> str:
         """A hash of all settings that a measured number can depend on (not of `execution` and `name`)."""
         settings = self.model_dump(mode="json", exclude={"execution", "name"})
+        own = settings["measures"].pop("own")
+        if own is not None:
+            settings["measures"]["own"] = own["source"]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

@@ -11,6 +11,16 @@ class UserError(Exception):
     """A mistake in the config, data, model, files or cluster: the message names the place and the remedy."""
 
 
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+PROCESS_IS_LOST = ("CUDA error", "device-side assert", "cuDNN error", "CUBLAS_STATUS")
+"""Words of errors after which nothing can be computed in a process any more."""
+
+
+def is_of_the_machine(error: BaseException) -> bool:
+    """Whether memory ran out or a device failed, which is no mistake in the code that was running."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in (*OUT_OF_MEMORY, *PROCESS_IS_LOST))
+
+
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 80
 _REPR.maxlevel = 3

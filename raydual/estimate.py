@@ -201,6 +201,9 @@ class Plan:
         """What `raydual plan` prints."""
         found, total, together = self.estimate, self.estimate.total, self.together
         yield f"{found.seeds} seeds measured of {len(self.config.seeds)}, {found.units} with their controls"
+        if self.config.measures.own:
+            labels = ", ".join(metric.label for metric in self.config.measures.own.metrics)
+            yield f"metrics of its own: {labels}; what they compute is not counted in the work"
         yield f"work: {total.flops / 1e12:,.1f} TFLOP, {total.tokens:,} tokens"
         for part, work in sorted(found.work.items(), key=lambda item: -item[1].flops):
             yield f"  {part:<12}{work.flops / total.flops:6.1%}"

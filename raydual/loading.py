@@ -15,7 +15,7 @@ from raydual.axes import axes_of, expand
 from raydual.config import SweepConfig
 from raydual.errors import UserError, did_you_mean, shown
 from raydual.files import is_directory, read_text, user_path
-from raydual.yaml_text import dump_yaml, parse_yaml
+from raydual.yaml_text import Block, dump_yaml, parse_yaml
 
 _MOST_CELLS = 1000
 _MOST_LINES = 20
@@ -124,9 +124,11 @@ def stored_config(text: str, where: str, overrides: Iterable[str] = ()) -> Sweep
 def dump_config(config: SweepConfig) -> str:
     """The resolved sweep as YAML that `load_config` reads back to an equal one."""
     settings = config.model_dump(mode="json")
+    if config.measures.own:
+        settings["measures"]["own"]["source"] = Block(config.measures.own.source)
     if settings["seeds"] == list(range(len(config.seeds))):
         settings["seeds"] = len(config.seeds)
-    return dump_yaml(settings, sort_keys=False, default_flow_style=None, width=110)
+    return dump_yaml(settings, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
 
 
 def is_local_path(name: str) -> bool:
@@ -135,7 +137,7 @@ def is_local_path(name: str) -> bool:
 
 
 def _absolute_paths(raw: dict[str, Any], base: Path, where: str) -> None:
-    """Make the paths of `model` and `data` absolute, in place, reading relative ones from `base`."""
+    """Make the paths of `model`, `data` and `measures.own` absolute, in place, reading relative ones from `base`."""
 
     def resolved(value: Any, key: str) -> Any:
         if not isinstance(value, str):
@@ -157,6 +159,9 @@ def _absolute_paths(raw: dict[str, Any], base: Path, where: str) -> None:
         raw["data"] = {key: resolved(file, f"data.{key}") for key, file in data.items()}
     elif isinstance(data, str) and data not in ("", "embedded", "hub"):
         raw["data"] = resolved(data, "data")
+    measures = raw.get("measures")
+    if isinstance(measures, dict) and isinstance(measures.get("own"), str) and measures["own"]:
+        raw["measures"] = {**measures, "own": resolved(measures["own"], "measures.own")}
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:
@@ -175,7 +180,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
             place[parent] = {}
         place = place[parent]
     place[leaf] = value
-    if key.split(".")[0] in ("model", "data"):
+    if key.split(".")[0] in ("model", "data", "measures"):
         _absolute_paths(raw, Path.cwd(), f"--set {_one_line(key)}")
 
 

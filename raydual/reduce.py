@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from raydual.buckets import Buckets, Values, gather
 from raydual.config import SweepConfig
 from raydual.metrics.bootstrap import Bootstrap
-from raydual.metrics.catalogue import CATALOGUE, OVERALL
+from raydual.metrics.catalogue import OVERALL, Catalogue
 from raydual.metrics.statistics import compare_all, describe_all, holm
 from raydual.results import COMPARISONS, NO_CONTROL, SUMMARY, RunDirectory
 
@@ -90,7 +90,7 @@ def reduce_run(run: RunDirectory, map_large: Mapper | None = None) -> pa.Table:
             bootstrap=Bootstrap(config.measures.resamples, config.measures.noise_seed),
             failed=Counter(control for _, control, _ in buckets.failures),
         )
-        found = list(mapped(function, jobs_of(buckets, len(config.task.label_words))))
+        found = list(mapped(function, jobs_of(buckets, config.catalogue, len(config.task.label_words))))
         rows = [row for part in found for row in part.rows]
         headline = _headline(config, buckets, rows)
     table = pa.Table.from_pylist(rows, schema=SUMMARY)
@@ -117,10 +117,10 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def jobs_of(buckets: Buckets, labels: int) -> Iterator[Job]:
+def jobs_of(buckets: Buckets, catalogue: Catalogue, labels: int) -> Iterator[Job]:
     """The work, in jobs whose values take about as much memory: many metrics of few seeds, or one of many."""
     pieces: list[Piece] = []
-    for piece in _pieces(buckets, labels):
+    for piece in _pieces(buckets, catalogue, labels):
         if pieces and sum(held.bytes for held in pieces) + piece.bytes > _JOB_BYTES:
             yield Job(tuple(pieces))
             pieces = []
@@ -129,8 +129,8 @@ def jobs_of(buckets: Buckets, labels: int) -> Iterator[Job]:
         yield Job(tuple(pieces))
 
 
-def _pieces(buckets: Buckets, labels: int) -> Iterator[Piece]:
-    for metric in CATALOGUE.values():
+def _pieces(buckets: Buckets, catalogue: Catalogue, labels: int) -> Iterator[Piece]:
+    for metric in catalogue.values():
         for condition in metric.conditions_with_labels(labels):
             compared = condition in metric.conditions
             baselines = [base for base in metric.baselines if compared and base != (metric.name, condition)]
@@ -261,7 +261,7 @@ def _headline(config: SweepConfig, buckets: Buckets, rows: list[Row]) -> Row:
             "failed": [{"seed": s, "control": control, "reason": why} for s, control, why in buckets.failures],
         },
         "metrics": [
-            {"label": CATALOGUE[row["metric"]].label} | {key: _plain(row[key]) for key in kept}
+            {"label": config.catalogue[row["metric"]].label} | {key: _plain(row[key]) for key in kept}
             for row in rows
             if row["layer"] == OVERALL
         ],

@@ -20,6 +20,7 @@ from raydual.journal import Journal
 from raydual.loading import dump_config, stored_config
 from raydual.lock import INSTEAD, SUFFIX, locked
 from raydual.measurements import Measurements, measurement_table
+from raydual.metrics.catalogue import FAILED
 from raydual.schemas import COMPARISONS, FINETUNE_SEARCH, MEASUREMENTS, SEED_SEARCH, SUMMARY
 from raydual.storage import RESUME, Storage, storage_at
 from raydual.tables import content_of, read_table, table_bytes, write_table, write_text
@@ -39,7 +40,6 @@ __all__ = [
 ]
 
 NO_CONTROL = MEASUREMENT.name
-FAILED = "failed"
 
 CONFIG, MANIFEST = "config.yaml", "manifest.json"
 SEARCHES = {"search/seeds.parquet": SEED_SEARCH, "search/finetune.parquet": FINETUNE_SEARCH}

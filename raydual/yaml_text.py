@@ -101,6 +101,11 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+class Block(str):
+    """A text of several lines, that is written as such where YAML can."""
+
+
+_Dumper.add_representer(Block, lambda dumper, text: dumper.represent_scalar(_tag("str"), str(text), style="|"))
 for _resolver in (_Loader, _Dumper):
     _with_our_numbers(_resolver)
 _Loader.yaml_constructors = {

@@ -28,7 +28,7 @@ from raydual.measure import rank_metrics, replica, scoring
 from raydual.measure.bench import Bench
 from raydual.measure.scoring import Scorer
 from raydual.measure.study import Study, Unit
-from raydual.metrics.catalogue import OVERALL, of_label
+from raydual.metrics.catalogue import CATALOGUE, OVERALL, of_label
 from raydual.model.loading import LoadedModel
 
 from .rank_bounds import TWICE, Order, recall_bound, tau_bound, unsure_maximum
@@ -116,9 +116,9 @@ class Watch:
         with (
             mock.patch.object(replica, "run_condition", self._run_condition(replica.run_condition)),
             mock.patch.object(scoring, "run_condition", self._run_condition(scoring.run_condition)),
-            mock.patch.object(replica, "chunk_metrics", self._chunk_metrics(replica.chunk_metrics)),
+            mock.patch.object(replica.Replica, "_values", self._values(replica.Replica._values)),
             mock.patch.object(replica, "layer_rows", self._layer_rows(replica.layer_rows)),
-            mock.patch.object(rank_metrics, "_compare", self._compare(rank_metrics._compare)),
+            mock.patch.object(rank_metrics, "_of_seed", self._of_seed(rank_metrics._of_seed)),
             mock.patch.object(bench_module, "fresh_model", lambda *call: moved_by_rounding(fresh(*call), draw)),
         ):
             yield
@@ -136,9 +136,11 @@ class Watch:
 
         return watched
 
-    def _chunk_metrics(self, function: Callable) -> Callable:
-        def watched(chunk: Any, zsl: Any, icl: Any, ft: Any, training: Sequence[Any], measures: Any) -> Any:
-            for condition, outcome in (("zsl", zsl), ("icl", icl), ("ft", ft)):
+    def _values(self, function: Callable) -> Callable:
+        def watched(
+            of: Any, chunk: Any, passes: Any, simdual: Any, training: Sequence[Any], tuned: Any, contexts: Any
+        ) -> Any:
+            for condition, outcome in passes.items():
                 words = next(logits for of, logits in self._logits if of is outcome)
                 for kept, rows in ((self.scores, _array(outcome.scores)), (self.words, words)):
                     # All seeds share the zero-shot rows.
@@ -147,20 +149,21 @@ class Watch:
                         kept[one.seed, self.control, condition].append(part)
             for one in training:
                 self.gold[one.seed, self.control].append(_array(chunk.labels))
-            self._logits = [(of, logits) for of, logits in self._logits if of is not icl and of is not ft]
-            return function(chunk, zsl=zsl, icl=icl, ft=ft, training=training, measures=measures)
+            gone = (passes["icl"], passes["ft"])
+            self._logits = [(of, logits) for of, logits in self._logits if not any(of is one for one in gone)]
+            return function(of, chunk, passes, simdual, training, tuned, contexts)
 
         return watched
 
-    def _compare(self, function: Callable) -> Callable:
-        def watched(ranked: Sequence[torch.Tensor], seed: Any, by_example: Callable) -> Any:
-            masses = [by_example(x, seed) for x in (ranked[0], ranked[1], ranked[3])]
-            for name, x in zip(_RANKED, [*ranked, *masses], strict=True):
+    def _of_seed(self, function: Callable) -> Callable:
+        def watched(functions: Any, ranks: Any, noise: Any) -> Any:
+            masses = [x.by_example(x.values, x.seed) for x in (ranks.context, ranks.tuning, noise)]
+            values = [x.values for x in (ranks.context, ranks.tuning, ranks.inputs, noise)]
+            softened = noise.by_example is rank_metrics._sums
+            for name, x in zip(_RANKED, [*values, *masses], strict=True):
                 array = x.cpu().numpy()
-                self.ranked[seed.seed, self.control, name].append(
-                    _logs(array) if by_example is rank_metrics._sums else array
-                )
-            return function(ranked, seed, by_example)
+                self.ranked[noise.seed.seed, self.control, name].append(_logs(array) if softened else array)
+            return function(functions, ranks, noise)
 
         return watched
 
@@ -263,9 +266,14 @@ def _prediction_bounds(plain: Watch, moved: Sequence[Watch], place: tuple[int, s
         of_gold = either[gold == of]
         bounds["agreement", of_label("icl-ft", of)] = float(of_gold.mean()) if len(of_gold) else 0.0
     bounds |= {(metric, "icl-ft"): float(corrected) for metric in ("rec2ftp_both", "rec2ftp_ft")}
-    # A ratio of counts of which any may change, also to 0 of 0.
-    ratios = ("rec2ftp", "reverse_recall", "jaccard", "kappa")
-    return bounds | {(metric, "icl-ft"): math.inf if corrected else 0.0 for metric in ratios}
+    # The others are ratios of counts of which any may change, also to 0 of 0.
+    ratios = {
+        (metric.name, condition): math.inf if corrected else 0.0
+        for metric in CATALOGUE.values()
+        if not metric.per_layer
+        for condition in metric.conditions_with_labels(plain.scores[*place, "icl"][0].shape[-1])
+    }
+    return ratios | bounds
 
 
 @dataclass(frozen=True)

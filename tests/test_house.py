@@ -12,8 +12,8 @@ import raydual
 ROOT = Path(raydual.__file__).parent
 FLOORS = (
     {"errors", "embedded", "pulse", "stopping", "console"},
-    {"files", "yaml_text"},
-    {"tasks.task", "schemas", "storage"},
+    {"files", "yaml_text", "metrics.metric", "metrics.measure"},
+    {"tasks.task", "schemas", "storage", "metrics.catalogue", "metrics.own"},
     {"tables", "lock", "journal", "measurements"},
     {"config"},
     {"axes"},

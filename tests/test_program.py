@@ -214,7 +214,7 @@ def commands_in(path):
         snippets = [line for fence in fences for line in fence.splitlines()] + spans
     for snippet in snippets:
         for module, rest in re.findall(r"(python -m raydual[\w.]*|^raydual)(?: (.*))?$", snippet):
-            rest = re.split(r" #|;|&&", rest)[0]
+            rest = re.split(r" #|;|&&| \| ", rest)[0]
             if rest.count("'") % 2:
                 rest = rest.rpartition("'")[0]
             yield module.removeprefix("python -m "), shlex.split(rest.replace("…", ""))
@@ -233,7 +233,7 @@ def problem_with(module, arguments):
     if command is None:
         return f"there is no command {words[0]}"
     try:
-        if words[1:]:
+        if words[1:] and "--help" not in words:
             command.make_context(words[0], list(words[1:]))
     except Exception as error:
         return f"{' '.join(words)}: {error}"

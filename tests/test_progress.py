@@ -7,11 +7,11 @@ import pytest
 
 from raydual.cluster.gauges import METRICS
 from raydual.cluster.plan import Layout
-from raydual.cluster.progress import EARLIER, MeasureNews, StageProgress
+from raydual.cluster.progress import MeasureNews, StageProgress, earlier
 from raydual.cluster.status import Status, Work
 from raydual.cluster.watch import Watch
 from raydual.measure.rows import failure_row
-from raydual.metrics.catalogue import OVERALL
+from raydual.metrics.catalogue import CATALOGUE, OVERALL
 from raydual.results import measurement_table
 
 
@@ -246,10 +246,10 @@ def test_news_of_nothing_but_failures() -> None:
 
 
 def test_a_run_that_goes_on_counts_what_it_has() -> None:
-    columns, rows = EARLIER
-    earlier = measurement_table(BATCH).filter(rows).select(columns)
+    columns, rows = earlier(CATALOGUE)
+    before = measurement_table(BATCH).filter(rows).select(columns)
     board = Board()
-    news = MeasureNews(board, {"none": 5, "random_step": 2}, earlier)  # type: ignore[arg-type]
+    news = MeasureNews(board, {"none": 5, "random_step": 2}, before)  # type: ignore[arg-type]
     assert counts(board)["none", "done"] == 2
     assert counts(board)["none", "failed"] == 1
     assert news.update(measurement_table([row(4, "icl", 0.0)])) == "accuracy so far: icl 0.500, ft 0.250, 2 failed"

@@ -1,6 +1,6 @@
 """From measured rows to the summary and the report: the numbers of pandas, whatever the files and wherever they lie."""
 
-import itertools
+import html
 import json
 import re
 import shutil
@@ -289,8 +289,4 @@ def test_a_run_that_was_stopped_before_its_first_seed_says_so(tmp_path):
 def test_every_metric_of_the_catalogue_can_be_looked_up(run):
     page = run.report_file.read_text(encoding="utf-8")
     for metric in CATALOGUE.values():
-        assert metric.section in {"1", "2", "3", "4", "5", "6"}
-        assert f"(§{metric.section})" in page
-    pairs = [pair for metric in CATALOGUE.values() for pair in metric.baselines]
-    known = {(m.name, c) for m, c in itertools.chain(*([(m, c) for c in m.conditions] for m in CATALOGUE.values()))}
-    assert set(pairs) <= known
+        assert html.escape(metric.description, quote=False).replace("'", "&#39;") in page

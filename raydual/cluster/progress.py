@@ -11,17 +11,21 @@ import pyarrow.compute as pc
 
 from raydual.cluster.gauges import Gauges
 from raydual.console import say
-from raydual.metrics.catalogue import CATALOGUE, OVERALL
+from raydual.metrics.catalogue import CATALOGUE, OVERALL, Catalogue
 from raydual.results import FAILED, NO_CONTROL
 
 _QUIET_SECONDS = 15.0
-_HEADLINE = [name for name, metric in CATALOGUE.items() if metric.headline]
 
-EARLIER: tuple[list[str], pc.Expression] = (
-    ["seed", "control", "layer", "metric", "condition", "value"],
-    (pc.field("metric") == FAILED) | (pc.field("metric").isin(_HEADLINE) & (pc.field("layer") == OVERALL)),
-)
-"""What of an earlier process's rows (`RunDirectory.measured`) a `MeasureNews` goes on from."""
+
+def earlier(catalogue: Catalogue) -> tuple[list[str], pc.Expression]:
+    """What of an earlier process's rows (`RunDirectory.measured`) a `MeasureNews` goes on from."""
+    of_headline = pc.field("metric").isin(_headline(catalogue)) & (pc.field("layer") == OVERALL)
+    columns = ["seed", "control", "layer", "metric", "condition", "value"]
+    return columns, (pc.field("metric") == FAILED) | of_headline
+
+
+def _headline(catalogue: Catalogue) -> list[str]:
+    return [name for name, metric in catalogue.items() if metric.headline]
 
 
 class StageProgress:
@@ -83,11 +87,18 @@ class MeasureNews:
     """What finished batches say: counts by control, and running means of the headline metrics of the measurement.
 
     `asked` counts all units of the run by control, also those that an earlier process has measured; `earlier` are the
-    rows of those (columns and rows as `EARLIER` says).
+    rows of those (columns and rows as `earlier` says); the headline metrics are those of the `catalogue`.
     """
 
-    def __init__(self, gauges: Gauges, asked: Mapping[str, int], earlier: pa.Table | None = None) -> None:
+    def __init__(
+        self,
+        gauges: Gauges,
+        asked: Mapping[str, int],
+        earlier: pa.Table | None = None,
+        catalogue: Catalogue = CATALOGUE,
+    ) -> None:
         self.gauges = gauges
+        self.headline = _headline(catalogue)
         self.done: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
         self.sums: Counter[tuple[str, str]] = Counter()
@@ -113,7 +124,7 @@ class MeasureNews:
         return f"accuracy so far: {', '.join(words) or 'none'}{failures}"
 
     def _means(self, rows: pa.Table) -> None:
-        rows = rows.filter(pc.field("metric").isin(_HEADLINE) & pc.is_finite(pc.field("value")))
+        rows = rows.filter(pc.field("metric").isin(self.headline) & pc.is_finite(pc.field("value")))
         totals = rows.group_by(["metric", "condition"]).aggregate([("value", "sum"), ("value", "count")])
         for row in totals.to_pylist():
             key = row["metric"], row["condition"]

@@ -17,15 +17,13 @@ import ray
 
 from raydual.config import Finetune
 from raydual.controls import Control
-from raydual.errors import UserError
+from raydual.errors import PROCESS_IS_LOST, UserError
 from raydual.measure.rows import Row, failure_row
 from raydual.measure.study import Case, Study
 from raydual.pulse import PULSE
 from raydual.results import measurement_table
 
 Result = TypeVar("Result")
-
-_PROCESS_IS_LOST = ("CUDA error", "device-side assert", "cuDNN error", "CUBLAS_STATUS")
 
 
 @dataclass(frozen=True)
@@ -223,7 +221,7 @@ def _or_reason(score: Callable[[], dict[str, Any]], otherwise: dict[str, Any]) -
 
 def _process_is_lost(error: Exception) -> bool:
     """Whether nothing can be computed in this process any more."""
-    return any(words in str(error) for words in _PROCESS_IS_LOST)
+    return any(words in str(error) for words in PROCESS_IS_LOST)
 
 
 def in_one_line(error: BaseException) -> str:

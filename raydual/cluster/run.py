@@ -9,7 +9,7 @@ import ray
 
 from raydual.cluster.choice import Choice
 from raydual.cluster.measuring import Measuring, TooManyFailedError, groups_of
-from raydual.cluster.progress import EARLIER, MeasureNews, StageProgress
+from raydual.cluster.progress import MeasureNews, StageProgress, earlier
 from raydual.cluster.search import count_trials, search
 from raydual.cluster.session import Session, Where, check_machine, session
 from raydual.console import say
@@ -76,7 +76,9 @@ class OnRay:
             return
         progress = StageProgress("measure", todo, self.workplace.gauges)
         asked = Counter(unit.control.name for unit in everything)
-        news = MeasureNews(self.workplace.gauges, asked, self.run.measured(*EARLIER) if done else None)
+        catalogue = self.study.config.catalogue
+        before = self.run.measured(*earlier(catalogue)) if done else None
+        news = MeasureNews(self.workplace.gauges, asked, before, catalogue)
         self.workplace.watch.progress = progress
         measuring = Measuring(
             self.study, self.key, self.shared, choice.finetune, self.workplace.pool, self.workplace.watch

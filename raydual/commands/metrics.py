@@ -1,8 +1,7 @@
-"""`raydual rec2ftp`, `simaou`, `simam`, `kendall`: the metrics of one seed, a command for each family."""
+"""`raydual simaou` and its like: the metrics of one seed, a command for each family of the catalogue."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import typer
@@ -11,44 +10,14 @@ from raydual.commands.options import AsJson, ControlName, Overrides, Seed, Study
 from raydual.commands.output import print_json
 from raydual.commands.studies import about, laboratory, title
 from raydual.console import say
+from raydual.errors import UserError
 from raydual.files import QUICKSTART
+from raydual.metrics.metric import FAMILIES, OVERALL, Metric
 
 commands = typer.Typer()
 
 
-@dataclass(frozen=True)
-class Family:
-    """A command's help, and the metrics that it prints."""
-
-    help: str
-    metrics: tuple[str, ...]
-
-
-FAMILIES = {
-    "rec2ftp": Family(
-        "Recall to fine-tuning predictions of a seed, and its like.",
-        ("rec2ftp", "rec2ftp_both", "rec2ftp_ft", "reverse_recall", "jaccard", "agreement", "kappa"),
-    ),
-    "simaou": Family(
-        "Similarity of attention output updates of a seed, by layer.",
-        ("simaou", "simaou_norm_matched", "simaou_random", "simaou_raw", "simdual", "simdw"),
-    ),
-    "simam": Family(
-        "Similarity of attention maps of a seed, by layer.",
-        ("simam", "delta_simam", "simam_softmax", "delta_simam_softmax"),
-    ),
-    "kendall": Family(
-        "Rank correlations of attention of a seed, by layer.",
-        (
-            "kendall", "kendall_random", "kendall_input", "kendall_example", "kendall_example_random", "topk_token",
-            "topk_token_random", "topk_example", "topk_example_random",
-        ),
-    ),
-}  # fmt: skip
-"""By the command's name."""
-
-
-def _command(family: Family) -> Callable[..., None]:
+def _command(name: str) -> Callable[..., None]:
     def command(
         config: Study = str(QUICKSTART),
         overrides: Overrides = None,
@@ -57,34 +26,39 @@ def _command(family: Family) -> Callable[..., None]:
         as_json: AsJson = False,
     ) -> None:
         lab = laboratory(config, overrides, seed, control)
+        metrics = lab.study.config.catalogue.of_command(name)
+        if not metrics:
+            raise UserError(f"raydual {name}: the sweep names no file with metrics of its own; set measures.own")
         if not as_json:
             say(title(lab))
-        rows = [row for row in lab.measure(seed, control) if row["metric"] in family.metrics]
+        names = {metric.name for metric in metrics}
+        rows = [row for row in lab.measure(seed, control) if row["metric"] in names]
         if as_json:
-            numbers = [{name: row[name] for name in ("metric", "condition", "layer", "value")} for row in rows]
+            numbers = [{key: row[key] for key in ("metric", "condition", "layer", "value")} for row in rows]
             print_json({**about(lab), "seed": seed, "control": control, "rows": numbers})
         else:
-            _print_table(family.metrics, rows, labels=len(lab.study.config.task.label_words))
+            _print_table(metrics, rows, labels=len(lab.study.config.task.label_words))
 
     return command
 
 
-for name, family in FAMILIES.items():
-    commands.command(name, help=family.help)(_command(family))
+for family in FAMILIES.values():
+    if family.table:
+        text = family.help[0].upper() + family.help[1:] + "."
+        commands.command(family.command, help=text, short_help=text.partition(",")[0].rstrip(".") + ".")(
+            _command(family.command)
+        )
 
 
-def _print_table(metrics: tuple[str, ...], rows: list[Any], labels: int) -> None:
+def _print_table(metrics: Sequence[Metric], rows: Sequence[Mapping[str, Any]], labels: int) -> None:
     """A line for each metric and condition: its overall number, then every layer's."""
-    from raydual.metrics.catalogue import CATALOGUE, OVERALL
-
+    found = {(row["metric"], row["condition"], row["layer"]): row["value"] for row in rows}
     layers = sorted({row["layer"] for row in rows if row["layer"] != OVERALL})
-    for name in metrics:
-        for condition in CATALOGUE[name].conditions_with_labels(labels):
-            found = {
-                row["layer"]: row["value"] for row in rows if (row["metric"], row["condition"]) == (name, condition)
-            }
-            label = f"{CATALOGUE[name].label}, {condition}"
-            print(f"{label:<52}{_number(found[OVERALL])}" + "".join(_number(found[i]) for i in layers if i in found))
+    for metric in metrics:
+        for condition in metric.conditions_with_labels(labels):
+            keys = [(metric.name, condition, layer) for layer in (OVERALL, *layers)]
+            numbers = "".join(_number(found[key]) for key in keys if key in found)
+            print(f"{f'{metric.label}, {condition}':<52}{numbers}")
     if layers:
         print(f"{'':<52}{'overall':>9}" + "".join(f"{'layer ' + str(i):>9}" for i in layers))
 

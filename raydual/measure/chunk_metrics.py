@@ -1,101 +1,84 @@
-"""The metrics of one chunk of queries, for G seeds at once, from the recordings of the three conditions."""
+"""The metrics of what the passes show: functions of `Recordings`, for G seeds at once (docs/science.md, section 4)."""
 
-from collections.abc import Sequence
-
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from raydual.config import Measures
-from raydual.measure.conditions import Chunk, Outcome
-from raydual.measure.keyed_noise import SIMAOU_NOISE, keyed_noise
-from raydual.measure.rank_metrics import Key, Training, rank_metrics
+from raydual.measure.recordings import Noise, Recordings
+from raydual.measure.weight_updates import simdw
+from raydual.metrics.catalogue import CATALOGUE
+from raydual.metrics.measure import of_recordings
 from raydual.metrics.similarity import cosine, relative_norm, simam, simaou, unit
 
-
-def recorded_fields(measures: Measures) -> dict[str, tuple[str, ...]]:
-    """What each condition's pass has to record."""
-    field = measures.update_field
-    return {
-        "zsl": (field, "scores_query"),
-        "icl": (field, "scores_query", "scores_demo", "context_mass"),
-        "ft": (field, "scores_query", measures.query_field, "attn_in"),
-        "train": (measures.query_field, "attn_in"),
-    }
+Layers = Float[Tensor, "G n layers"]
 
 
-def chunk_metrics(
-    chunk: Chunk, zsl: Outcome, icl: Outcome, ft: Outcome, training: Sequence[Training], measures: Measures
-) -> dict[Key, Float[Tensor, "G _ layers"]]:
-    """Every per-layer metric of every example of the chunk, `[G, n, layers]` (rankings: of those asked for).
-
-    `zsl` holds the chunk's n rows; `icl` and `ft` hold G times n, grouped by seed.
-    """
-    seeds = torch.tensor([t.seed for t in training], device=chunk.labels.device)
-    icl_by_seed, ft_by_seed = (
-        {name: x.view(len(training), -1, *x.shape[1:]) for name, x in outcome.fields.items()} for outcome in (icl, ft)
-    )
-    return {
-        **_update_metrics(chunk, zsl.fields, icl_by_seed, ft_by_seed, seeds, measures),
-        **_map_metrics(chunk, zsl.fields, icl_by_seed, ft_by_seed),
-        **rank_metrics(
-            chunk,
-            icl_by_seed["scores_demo"],
-            ft_by_seed[measures.query_field],
-            ft_by_seed["attn_in"],
-            training,
-            measures,
-        ),
-        ("lambda", "icl"): icl_by_seed["context_mass"].mean(dim=-1),
-    }
+@of_recordings(CATALOGUE["simaou"])
+def normalised_updates(found: Recordings) -> Layers:
+    """SimAOU."""
+    return simaou(*found.update)
 
 
-def _update_metrics(
-    chunk: Chunk, zsl: dict, icl: dict, ft: dict, seeds: Tensor, measures: Measures
-) -> dict[Key, Float[Tensor, "G n layers"]]:
-    """SimAOU, its random baseline, and the norms that its null is made from."""
-    field = measures.update_field
-    h_zsl, h_icl, h_ft = zsl[field][None], icl[field], ft[field]
-    noise = keyed_noise(measures.noise_seed, SIMAOU_NOISE, seeds, chunk, h_icl.shape[2:])
-    return {
-        ("simaou", "icl-ft"): simaou(h_icl, h_ft, h_zsl),
-        ("simaou_raw", "icl-ft"): simaou(h_icl, h_ft, h_zsl, normalised=False),
-        ("simaou_random", "icl-ft"): cosine(unit(h_icl) - unit(h_zsl), noise),
-        ("update_norm", "icl"): relative_norm(h_icl, h_zsl),
-        ("update_norm", "ft"): relative_norm(h_ft, h_zsl),
-    }
+@of_recordings(CATALOGUE["simaou_raw"])
+def raw_updates(found: Recordings) -> Layers:
+    """SimAOU of outputs as they are."""
+    return simaou(*found.update, normalised=False)
 
 
-def _map_metrics(chunk: Chunk, zsl: dict, icl: dict, ft: dict) -> dict[Key, Float[Tensor, "G n layers"]]:
-    """SimAM and ΔSimAM, before and after the softmax."""
-    scores = {"zsl": zsl["scores_query"][None], "icl": icl["scores_query"], "ft": ft["scores_query"]}
-    weights = {
-        "zsl": _own_softmax(scores["zsl"], chunk.alone.real),
-        "icl": _own_softmax(scores["icl"], chunk.in_context.real) * (1 - icl["context_mass"])[..., None],
-        "ft": _own_softmax(scores["ft"], chunk.alone.real),
-    }
-    s_zsl, s_icl, s_ft = (_aligned(scores[name], chunk, name) for name in ("zsl", "icl", "ft"))
-    # A difference that is rounding alone must be 0, or ΔSimAM would be the cosine of noise.
-    same = chunk.same_in_first_layer[None, :, None]
-    s_icl[:, :, 0] = torch.where(same, s_zsl[:, :, 0], s_icl[:, :, 0])
-    w_zsl, w_icl, w_ft = (_aligned(weights[name], chunk, name) for name in ("zsl", "icl", "ft"))
-    return {
-        ("simam", "icl-ft"): simam(s_icl, s_ft),
-        ("simam", "icl-zsl"): simam(s_icl, s_zsl),
-        ("delta_simam", "icl-ft"): simam(s_icl, s_ft, s_zsl),
-        ("simam_softmax", "icl-ft"): simam(w_icl, w_ft),
-        ("simam_softmax", "icl-zsl"): simam(w_icl, w_zsl),
-        ("delta_simam_softmax", "icl-ft"): simam(w_icl, w_ft, w_zsl),
-    }
+@of_recordings(CATALOGUE["simaou_random"])
+def random_updates(found: Recordings, noise: Noise) -> Layers:
+    """Dai's baseline."""
+    icl, _, zsl = found.update
+    return cosine(unit(icl) - unit(zsl), noise(*icl.shape[2:]))
 
 
-def _own_softmax(scores: Float[Tensor, "G n layers heads tokens"], real: Tensor) -> Tensor:
-    """Attention weights of the last token on its own tokens, as if there were no others."""
-    return scores.masked_fill(~real[None, :, None, None], -torch.inf).softmax(dim=-1)
+@of_recordings(CATALOGUE["update_norm"])
+def update_norms(found: Recordings) -> dict[str, Layers]:
+    """The norms that the null of SimAOU is made from."""
+    icl, ft, zsl = found.update
+    return {"icl": relative_norm(icl, zsl), "ft": relative_norm(ft, zsl)}
 
 
-def _aligned(scores: Tensor, chunk: Chunk, condition: str) -> Float[Tensor, "G n layers heads pairs"]:
-    """Scores `[G, n, layers, heads, tokens]` at the aligned tokens; 0 where there is no pair."""
-    places = chunk.aligned_in_context if condition == "icl" else chunk.aligned_alone
-    index = places[None, :, None, None].expand(*scores.shape[:-1], -1)
-    return scores.gather(-1, index) * chunk.aligned[None, :, None, None]
+@of_recordings(CATALOGUE["simam"])
+def maps(found: Recordings) -> dict[str, Layers]:
+    """SimAM and its zero-shot baseline."""
+    return _similar(found.scores)
+
+
+@of_recordings(CATALOGUE["delta_simam"])
+def changes_of_maps(found: Recordings) -> Layers:
+    """ΔSimAM."""
+    return simam(found.scores["icl"], found.scores["ft"], found.scores["zsl"])
+
+
+@of_recordings(CATALOGUE["simam_softmax"])
+def weights(found: Recordings) -> dict[str, Layers]:
+    """SimAM after the softmax."""
+    return _similar(found.weights)
+
+
+@of_recordings(CATALOGUE["delta_simam_softmax"])
+def changes_of_weights(found: Recordings) -> Layers:
+    """ΔSimAM after the softmax."""
+    return simam(found.weights["icl"], found.weights["ft"], found.weights["zsl"])
+
+
+def _similar(of: dict[str, Tensor]) -> dict[str, Layers]:
+    return {"icl-ft": simam(of["icl"], of["ft"]), "icl-zsl": simam(of["icl"], of["zsl"])}
+
+
+@of_recordings(CATALOGUE["simdual"])
+def exact_updates(found: Recordings) -> Layers:
+    """SimDual, which the in-context pass takes."""
+    return found.simdual
+
+
+@of_recordings(CATALOGUE["simdw"])
+def relaxed_updates(found: Recordings) -> Layers:
+    """SimΔW."""
+    return simdw(found.model, found.chunk, found.stacks, found.context_updates)
+
+
+@of_recordings(CATALOGUE["lambda"])
+def demonstration_mass(found: Recordings) -> Layers:
+    """λ, mean over heads."""
+    return found.icl["context_mass"].mean(dim=-1)

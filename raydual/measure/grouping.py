@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 
 from raydual.config import Execution, Finetune
-from raydual.errors import UserError
+from raydual.errors import OUT_OF_MEMORY, UserError
 from raydual.model.cost import MemoryFormula, Shape
 from raydual.model.loading import LoadedModel
 from raydual.tasks.prompts import DemonstrationSet, Queries
@@ -17,7 +17,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _USED_SHARE = 0.8
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 class Groups:
@@ -57,7 +56,7 @@ def _unless_out_of_memory(function: Callable[[Sequence[Item]], Result], group: S
     try:
         return (function(group),)
     except RuntimeError as error:  # also torch.OutOfMemoryError
-        if not any(words in str(error) for words in _OUT_OF_MEMORY):
+        if not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
     gc.collect()
     if torch.cuda.is_available():

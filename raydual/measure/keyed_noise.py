@@ -1,5 +1,6 @@
 """The noise of the random baselines: its own for each seed, example, layer and element, whatever the batch."""
 
+import zlib
 from collections.abc import Sequence
 
 import torch
@@ -9,8 +10,15 @@ from torch import Tensor
 from raydual.measure.conditions import Chunk
 from raydual.metrics.noise import uniform
 
-# Streams, so that no two baselines share their draws.
-SIMAOU_NOISE, KENDALL_NOISE = 1, 2
+# Streams, so that no two baselines share their draws; those of rankings are one baseline.
+KENDALL_NOISE = 2
+_STREAMS = {"simaou_random": 1}
+_FIRST_BY_NAME = 2**30
+
+
+def stream_of(metric: str) -> int:
+    """The stream of a metric's noise: one of its own, that follows from its name."""
+    return _STREAMS.get(metric) or _FIRST_BY_NAME + zlib.crc32(metric.encode()) % _FIRST_BY_NAME
 
 
 def keyed_noise(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -9,14 +10,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from raydual.config import Measures
+from raydual.measure.call import arrays
 from raydual.measure.conditions import Chunk
 from raydual.measure.keyed_noise import KENDALL_NOISE, keyed_noise
 from raydual.measure.ranking import Ranking, top_recall
+from raydual.metrics.catalogue import CATALOGUE, Key
+from raydual.metrics.measure import Measure, of_ranks
 from raydual.model.finetune import Tuned
 from raydual.tasks.prompts import DemonstrationSet
-
-Key = tuple[str, str]
-"""A metric and its condition."""
 
 _TOP_TOKENS, _TOP_EXAMPLES = 100, 5
 
@@ -69,7 +70,40 @@ def _training_tokens(group: int, demonstrations: DemonstrationSet, tuned: Tuned,
     )
 
 
+@dataclass(frozen=True)
+class Ranked:
+    """Numbers `[n, layers, pairs]` of one seed's demonstration tokens, ranked when that is asked for."""
+
+    values: Float[Tensor, "n layers pairs"]
+    seed: Training
+    by_example: Callable[[Tensor, Training], Tensor]
+
+    @cached_property
+    def tokens(self) -> Ranking:
+        """The ranking of the tokens."""
+        return Ranking.of(self.values)
+
+    @cached_property
+    def examples(self) -> Ranking:
+        """The ranking of whole demonstrations, by the mass of their tokens."""
+        return Ranking.of(self.by_example(self.values, self.seed))
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One seed's demonstration tokens, for each of n queries and each layer, as the metrics of ranks compare them.
+
+    `context` is the attention that the query pays to them in context, summed over heads; `tuning` the inner products
+    of its query after fine-tuning with theirs in training; `inputs` those of attention inputs.
+    """
+
+    context: Ranked
+    tuning: Ranked
+    inputs: Ranked
+
+
 def rank_metrics(
+    functions: Sequence[Measure],
     chunk: Chunk,
     scores_demo: Float[Tensor, "G n layers heads prefix"],
     query: Float[Tensor, "G n layers width"],
@@ -77,7 +111,7 @@ def rank_metrics(
     training: Sequence[Training],
     measures: Measures,
 ) -> dict[Key, Float[Tensor, "G chosen layers"]]:
-    """The metrics of every seed, on the examples that they are asked for (all, by default)."""
+    """The metrics of ranks of every seed, on the examples that they are asked for (all, by default)."""
     chosen: slice | Tensor = slice(None)
     if measures.kendall_examples is not None:
         chosen = torch.as_tensor(chunk.index < measures.kendall_examples, device=query.device)
@@ -91,8 +125,19 @@ def rank_metrics(
         ranked = [attended, paid, paid_inputs, noise[0][chosen]]
         if measures.kendall_softmax:
             ranked = [x.double().softmax(dim=-1) for x in ranked]
-        found.append(_compare(ranked, seed, _sums if measures.kendall_softmax else _log_masses))
-    return {(name, "icl-ft"): torch.stack([of_seed[name] for of_seed in found]) for name in found[0]}
+        by_example = _sums if measures.kendall_softmax else _log_masses
+        context, tuning, inputs, random = (Ranked(x, seed, by_example) for x in ranked)
+        found.append(_of_seed(functions, Ranks(context, tuning, inputs), random))
+    return {key: torch.stack([of_seed[key] for of_seed in found]) for key in found[0]}
+
+
+def _of_seed(functions: Sequence[Measure], ranks: Ranks, noise: Ranked) -> dict[Key, Float[Tensor, "n layers"]]:
+    """The metrics of one seed's ranks."""
+    found: dict[Key, Tensor] = {}
+    for one in functions:
+        arguments = (ranks, noise) if one.metric.random else (ranks,)
+        found |= arrays(one, arguments, ranks.context.values.shape[:2], "examples, layers")
+    return found
 
 
 def _inner(
@@ -104,29 +149,61 @@ def _inner(
     return products
 
 
-def _compare(
-    ranked: Sequence[Float[Tensor, "n layers pairs"]],
-    seed: Training,
-    by_example: Callable[[Tensor, Training], Tensor],
-) -> dict[str, Float[Tensor, "n layers"]]:
-    """The rank metrics of tokens, and `by_example` of whole demonstrations.
+Layers = Float[Tensor, "n layers"]
 
-    `ranked` are the context's attention, fine-tuning's by queries and by inputs, and noise.
-    """
-    attended, paid, paid_inputs, noise = ranked
-    context, tuning, random = (Ranking.of(x) for x in (attended, paid, noise))
-    context_mass, tuning_mass, random_mass = (Ranking.of(by_example(x, seed)) for x in (attended, paid, noise))
-    return {
-        "kendall": context.tau(tuning),
-        "kendall_random": context.tau(random),
-        "kendall_input": context.tau(Ranking.of(paid_inputs)),
-        "kendall_example": context_mass.tau(tuning_mass),
-        "kendall_example_random": context_mass.tau(random_mass),
-        "topk_token": top_recall(context, tuning, _TOP_TOKENS),
-        "topk_token_random": top_recall(context, random, _TOP_TOKENS),
-        "topk_example": top_recall(context_mass, tuning_mass, _TOP_EXAMPLES),
-        "topk_example_random": top_recall(context_mass, random_mass, _TOP_EXAMPLES),
-    }
+
+@of_ranks(CATALOGUE["kendall"])
+def tau(ranks: Ranks) -> Layers:
+    """Kendall's τ of tokens."""
+    return ranks.context.tokens.tau(ranks.tuning.tokens)
+
+
+@of_ranks(CATALOGUE["kendall_random"])
+def tau_of_noise(ranks: Ranks, noise: Ranked) -> Layers:
+    """Its random baseline."""
+    return ranks.context.tokens.tau(noise.tokens)
+
+
+@of_ranks(CATALOGUE["kendall_input"])
+def tau_of_inputs(ranks: Ranks) -> Layers:
+    """Kendall-input."""
+    return ranks.context.tokens.tau(ranks.inputs.tokens)
+
+
+@of_ranks(CATALOGUE["kendall_example"])
+def tau_of_examples(ranks: Ranks) -> Layers:
+    """Kendall's τ of whole demonstrations."""
+    return ranks.context.examples.tau(ranks.tuning.examples)
+
+
+@of_ranks(CATALOGUE["kendall_example_random"])
+def tau_of_examples_of_noise(ranks: Ranks, noise: Ranked) -> Layers:
+    """Its random baseline."""
+    return ranks.context.examples.tau(noise.examples)
+
+
+@of_ranks(CATALOGUE["topk_token"])
+def top_tokens(ranks: Ranks) -> Layers:
+    """Top-k recall of tokens."""
+    return top_recall(ranks.context.tokens, ranks.tuning.tokens, _TOP_TOKENS)
+
+
+@of_ranks(CATALOGUE["topk_token_random"])
+def top_tokens_of_noise(ranks: Ranks, noise: Ranked) -> Layers:
+    """Its random baseline."""
+    return top_recall(ranks.context.tokens, noise.tokens, _TOP_TOKENS)
+
+
+@of_ranks(CATALOGUE["topk_example"])
+def top_examples(ranks: Ranks) -> Layers:
+    """Top-k recall of whole demonstrations."""
+    return top_recall(ranks.context.examples, ranks.tuning.examples, _TOP_EXAMPLES)
+
+
+@of_ranks(CATALOGUE["topk_example_random"])
+def top_examples_of_noise(ranks: Ranks, noise: Ranked) -> Layers:
+    """Its random baseline."""
+    return top_recall(ranks.context.examples, noise.examples, _TOP_EXAMPLES)
 
 
 def _sums(weights: Float[Tensor, "n layers pairs"], seed: Training) -> Float[Tensor, "n layers examples"]:

@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 
 from raydual.config import Finetune, SweepConfig
-from raydual.measure.chunk_metrics import chunk_metrics, recorded_fields
 from raydual.measure.conditions import Chunk, Outcome, make_chunks, run_condition
-from raydual.measure.rank_metrics import Key, Training, training_tokens
-from raydual.measure.rows import Predictions, Row, failure_row, layer_rows, prediction_rows
-from raydual.measure.weight_updates import DualRecorder, context_updates, simdw
-from raydual.metrics.similarity import norm_matched_null
+from raydual.measure.functions import functions_of
+from raydual.measure.nulls import SeedValues, drawn_values
+from raydual.measure.prediction_metrics import Predictions, SeedPredictions, predicted_values
+from raydual.measure.rank_metrics import Training, rank_metrics, training_tokens
+from raydual.measure.recordings import Pass, Recordings, recorded_fields, recorded_values
+from raydual.measure.rows import Row, example_row, failure_row, layer_rows, value_row
+from raydual.measure.weight_updates import DualRecorder, context_updates
+from raydual.metrics.catalogue import Key
+from raydual.metrics.measure import Measure, Of
 from raydual.model.attention import Prefix
 from raydual.model.finetune import Tuned, finetune
 from raydual.model.loading import LoadedModel
@@ -50,7 +54,8 @@ class Replica:
         self.model = loaded.model
         self.queries = queries
         self.config = config
-        self.fields = recorded_fields(config.measures)
+        self.functions = functions_of(config.measures)
+        self.fields = recorded_fields(config.measures, self.functions)
         self.chunks = make_chunks(queries, config.execution.batch_size, loaded.device)
         self.order = np.argsort(np.concatenate([chunk.index for chunk in self.chunks]))
         if zero_shot:
@@ -116,40 +121,72 @@ class Replica:
         if at_random:
             tuned = random_step(self.model, tuned, [s.seed for s in sets], self.config.measures.noise_seed)
         values, predictions = self._examples(sets, training, tuned)
-        labels, gold = len(self.queries.label_tokens), np.asarray(self.queries.labels)
         rows: list[Row] = []
         for group, demonstrations in enumerate(sets):
             seed = demonstrations.seed
             if not bool(tuned.finite[group]):
                 rows.append(failure_row(seed, f"fine-tuning diverged at learning rate {settings.learning_rate:g}"))
                 continue
-            zsl, icl, ft = (predictions[name][group] for name in ("zsl", "icl", "ft"))
-            rows += prediction_rows(seed, zsl, icl, ft, gold, labels)
+            for metric, condition, found in predicted_values(self._of("predictions"), predictions[group]):
+                rows.append(value_row(seed, metric, condition, found))
             of_seed = {key: found[group] for key, found in values.items()}
-            for (metric, condition), found in self._with_null(seed, of_seed).items():
-                rows += layer_rows(seed, metric, condition, found)
+            for (metric, condition), x in (of_seed | self._drawn(seed, of_seed)).items():
+                rows += (
+                    layer_rows(seed, metric, condition, x) if x.ndim == 2 else [example_row(seed, metric, condition, x)]
+                )
         return rows
 
     @torch.inference_mode()
     def _examples(
         self, sets: list[DemonstrationSet], training: list[Training], tuned: Tuned
-    ) -> tuple[dict[Key, np.ndarray], dict[str, list[Predictions]]]:
-        """Per example: layer metrics `[G, examples, layers]`, and each seed's predictions under each condition."""
+    ) -> tuple[dict[Key, np.ndarray], list[SeedPredictions]]:
+        """Per example: the values of metrics `[G, examples, layers]`, and each seed's predictions."""
         inputs = Recorder(("attn_in",))
         prefix, real = self.encode(sets, inputs)
         contexts = context_updates(self.model, inputs.layers["attn_in"], real)
         values, outcomes = defaultdict(list), defaultdict(list)
         for chunk, passes, simdual in self.passes(prefix, tuned):
-            found = chunk_metrics(chunk, **passes, training=training, measures=self.config.measures)
-            found["simdual", "icl-ft"] = simdual
-            found["simdw", "icl-ft"] = simdw(self.model, chunk, tuned.stacks, contexts)
-            for key, value in found.items():
-                values[key].append(value)
-            PULSE.done += len(sets) / (len(self.chunks) + 1)
             for name, outcome in passes.items():
                 outcomes[name].append((outcome.prediction.view(-1, len(chunk.index)), outcome.greedy))
-        predictions = {name: self._predictions(found, len(sets)) for name, found in outcomes.items()}
-        return self._in_order(values), predictions
+            for key, value in self._values(chunk, passes, simdual, training, tuned, contexts).items():
+                values[key].append(value)
+            PULSE.done += len(sets) / (len(self.chunks) + 1)
+        zsl, icl, ft = (self._predictions(outcomes[name], len(sets)) for name in ("zsl", "icl", "ft"))
+        gold, labels = np.asarray(self.queries.labels), len(self.queries.label_tokens)
+        found = [SeedPredictions(*one, gold, labels) for one in zip(zsl, icl, ft, strict=True)]
+        return self._in_order(values), found
+
+    def _values(
+        self,
+        chunk: Chunk,
+        passes: Mapping[str, Outcome],
+        simdual: Tensor,
+        training: Sequence[Training],
+        tuned: Tuned,
+        contexts: Sequence[Tensor],
+    ) -> dict[Key, Tensor]:
+        """The metrics of a chunk that are taken example by example: `[G, n, layers]`."""
+        seeds = torch.tensor([one.seed for one in training], device=chunk.labels.device)
+        zsl, icl, ft = (Pass.of(passes[name], len(seeds) if name != "zsl" else 1) for name in ("zsl", "icl", "ft"))
+        measures = self.config.measures
+
+        def recorded(functions: Sequence[Measure], zsl: Pass) -> dict[Key, Tensor]:
+            # Made anew for each use, so that what it shares between metrics is let go of.
+            found = Recordings(
+                chunk, seeds, tuned.finite, zsl, icl, ft, measures, self.model, tuned.stacks, contexts, simdual
+            )
+            return recorded_values(functions, found)
+
+        values = recorded(self._of("recordings", own=False), zsl)
+        attended, query, attn_in = icl["scores_demo"], ft[measures.query_field], ft["attn_in"]
+        values |= rank_metrics(self._of("ranks"), chunk, attended, query, attn_in, training, measures)
+        own = self._of("recordings", own=True)
+        # Last, and on a copy of what later seeds need too: a user's function may change what it is given.
+        return values | recorded(own, zsl.copy()) if own else values
+
+    def _of(self, of: Of, own: bool | None = None) -> list[Measure]:
+        """The functions of one kind, those of a user's own file or raydual's alone if `own` says so."""
+        return [one for one in self.functions if one.of == of and own in (None, one.file is not None)]
 
     def encode(self, sets: Sequence[DemonstrationSet], recorder: Recorder | None = None) -> tuple[Prefix, Tensor]:
         """The shared prefixes of seeds, and which of their tokens are real, `[G, prefix]`."""
@@ -191,13 +228,11 @@ class Replica:
             for found, tokens in zip(*(np.broadcast_to(x, (count, len(gold))) for x in (labels, greedy)), strict=True)
         ]
 
-    def _with_null(self, seed: int, values: dict[Key, np.ndarray]) -> dict[Key, np.ndarray]:
-        """The values and the norm-matched null of SimAOU, drawn for this seed alone."""
-        rng = np.random.default_rng([self.config.measures.noise_seed, seed])
-        null = norm_matched_null(
-            values["update_norm", "icl"], values["update_norm", "ft"], self.model.config.hidden_size, rng
-        )
-        return values | {("simaou_norm_matched", "icl-ft"): null}
+    def _drawn(self, seed: int, values: dict[Key, np.ndarray]) -> dict[Key, np.ndarray]:
+        """The nulls that are drawn from the values of a seed."""
+        shape = (len(self.order), self.model.config.num_hidden_layers)
+        found = SeedValues(values, shape, self.model.config.hidden_size)
+        return drawn_values(self._of("values"), found, self.config.measures.noise_seed, seed)
 
 
 def too_long(demonstrations: DemonstrationSet, queries: Queries, limit: int) -> str | None:

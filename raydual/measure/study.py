@@ -11,6 +11,7 @@ import tokenizers
 from raydual.config import SweepConfig
 from raydual.controls import MEASUREMENT, Control, controls_of
 from raydual.errors import UserError
+from raydual.metrics.own import check_own
 from raydual.model.source import ModelSource
 from raydual.tasks.demonstrations import demonstration_examples
 from raydual.tasks.examples import Dataset, load_dataset
@@ -133,6 +134,8 @@ def prepare_study(config: SweepConfig, weights: bool = True) -> Study:
     UserError
         Anything in the model or the data that would make every seed fail.
     """
+    if config.measures.own:
+        check_own(config.measures.own.source, config.measures.own.file, config.measures.own.metrics)
     study = Study(config, load_dataset(config))
     if config.search.seeds and study.slices[-1] > len(study.dataset.selection):
         raise UserError(

@@ -12,15 +12,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from raydual.cells import CellsDirectory
-from raydual.metrics.catalogue import CATALOGUE, CONDITIONS, Metric
+from raydual.metrics.catalogue import CONDITIONS, Catalogue, Key, Metric
 from raydual.report import theme
-from raydual.report.data import PANELS, Row, RunData
+from raydual.report.data import Row, RunData
 from raydual.report.page import environment
 from raydual.report.published import published_by_task
 from raydual.report.standing import ALIKE, SIGNS, verdict
 from raydual.report.words import digits_of, interval, number, p_value, with_interval
 
 _COLOURS = ("#3b2f8f", "#d55e00", "#009e73", "#0072b2", "#cc79a7", "#e69f00", "#56b4e9", "#6b7280")
+
+_COLUMNS = 3
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,20 @@ class CellsData:
         return {name: RunData(self.directory.cell(name)) for name in self.values}
 
     @cached_property
+    def catalogue(self) -> Catalogue:
+        """Every metric that is measured, which is the same in all cells."""
+        return next(iter(self.cells.values())).catalogue
+
+    @cached_property
+    def keys(self) -> list[Key]:
+        """What is shown."""
+        return self.catalogue.in_figures()
+
+    @cached_property
     def comparisons(self) -> list[Row]:
         """The rows of `ALONG_AXES` that are shown."""
         rows = self.directory.comparisons().to_pylist()
-        return [row for row in rows if (row["metric"], row["condition"]) in PANELS]
+        return [row for row in rows if (row["metric"], row["condition"]) in self.keys]
 
     def others(self, axis: str, cell: str) -> str:
         """The values of all axes but one, in words."""
@@ -72,7 +84,7 @@ def write_cells_report(directory: CellsDirectory) -> Path | str:
             name=directory.stored()["name"],
             findings=list(_findings(data)),
             axes=list(map(short, data.axes)),
-            columns=[_column(CATALOGUE[name], condition) for name, condition in PANELS],
+            columns=[_column(data.catalogue[name], condition) for name, condition in data.keys],
             table=[_cell_row(data, name) for name in data.cells],
             figures=figures,
             published=published_by_task(
@@ -88,7 +100,7 @@ def _column(metric: Metric, condition: str) -> dict[str, str]:
 
 
 def _cell_row(data: CellsData, name: str) -> dict[str, Any]:
-    rows = [(data.cells[name].overall(*key), digits_of(CATALOGUE[key[0]])) for key in PANELS]
+    rows = [(data.cells[name].overall(*key), digits_of(data.catalogue[key[0]])) for key in data.keys]
     return {
         "values": list(data.values[name].values()),
         "link": f"cells/{name}/report.html",
@@ -108,7 +120,7 @@ def _findings(data: CellsData) -> Iterator[str]:
         for row in (row for row in data.comparisons if row["axis"] == axis):
             if verdict(row) == ALIKE:
                 continue
-            metric = CATALOGUE[row["metric"]]
+            metric = data.catalogue[row["metric"]]
             digits, others = digits_of(metric), data.others(axis, row["cell"])
             value = data.values[row["cell"]][axis]
             first, found = (data.cells[row[c]].overall(metric.name, row["condition"]) for c in ("reference", "cell"))
@@ -137,7 +149,8 @@ def _axis_section(data: CellsData, axis: str) -> dict[str, Any]:
             {
                 "label": ", ".join(filter(None, (f"{short(axis)} {data.values[cell][axis]}", data.others(axis, cell)))),
                 "cells": [
-                    _difference(next(r for r in found if (r["metric"], r["condition"]) == key)) for key in PANELS
+                    _difference(data, next(r for r in found if (r["metric"], r["condition"]) == key))
+                    for key in data.keys
                 ],
             }
             for cell, found in rows.items()
@@ -145,8 +158,8 @@ def _axis_section(data: CellsData, axis: str) -> dict[str, Any]:
     }
 
 
-def _difference(row: Row) -> dict[str, str]:
-    digits = digits_of(CATALOGUE[row["metric"]])
+def _difference(data: CellsData, row: Row) -> dict[str, str]:
+    digits = digits_of(data.catalogue[row["metric"]])
     if not row["n"]:
         return {"difference": number(None), "sign": "", "test": "no seed has both"}
     test = f"{interval(row, digits)} {p_value(row['p_holm'])}" if row["n"] > 1 else "one seed"
@@ -155,12 +168,12 @@ def _difference(row: Row) -> dict[str, str]:
 
 def axis_figure(data: CellsData, axis: str) -> Figure:
     """Headline metrics along an axis, a line for each combination of the others."""
-    made, axes = theme.figure(3, 3, 2.5)
+    made, axes = theme.grid(len(data.keys), _COLUMNS, 2.5)
     lines: dict[str, list[str]] = {}
     for cell in data.cells:
         lines.setdefault(data.others(axis, cell), []).append(cell)
-    for place, (panel, (name, condition)) in enumerate(zip(axes, PANELS, strict=True)):
-        label = CATALOGUE[name].label
+    for place, (panel, (name, condition)) in enumerate(zip(axes, data.keys, strict=True)):
+        label = data.catalogue[name].label
         panel.set_title(label if condition == "icl-ft" else f"{label}, {CONDITIONS[condition]}")
         for number_of, (others, cells) in enumerate(lines.items()):
             rows = {data.values[c][axis]: data.cells[c].overall(name, condition) for c in cells}
@@ -169,7 +182,7 @@ def axis_figure(data: CellsData, axis: str) -> Figure:
         _scale(panel, data.axes[axis])
         if place == 0 and len(lines) > 1:
             made.legend(*panel.get_legend_handles_labels(), loc="outside upper left", ncols=2)
-        if place >= 6:
+        if place >= len(axes) - _COLUMNS:
             panel.set_xlabel(short(axis))
     return made
 

@@ -2,20 +2,21 @@
 
 from collections.abc import Iterator
 
-from raydual.metrics.catalogue import CATALOGUE, CONDITIONS, OVERALL
+from raydual.metrics.catalogue import CONDITIONS, OVERALL
 from raydual.report.words import digits_of, interval, number
 from raydual.results import NO_CONTROL, RunDirectory
 
 
 def headline_lines(run: RunDirectory) -> Iterator[str]:
     """A short table: metric, condition, mean over seeds and its 95 % interval."""
+    catalogue = run.config().catalogue
     rows = [
         row
         for row in run.summary().to_pylist()
-        if row["layer"] == OVERALL and row["control"] == NO_CONTROL and CATALOGUE[row["metric"]].headline
+        if row["layer"] == OVERALL and row["control"] == NO_CONTROL and catalogue[row["metric"]].headline
     ]
     yield f"{'':50}{'mean':>8}   {'95 % interval':<18}{'seeds':>5}"
     for row in rows:
-        metric = CATALOGUE[row["metric"]]
+        metric = catalogue[row["metric"]]
         name, digits = f"{metric.label}, {CONDITIONS[row['condition']]}", digits_of(metric)
         yield f"{name:<50}{number(row['mean'], digits):>8}   {interval(row, digits):<18}{row['n']:>5}"

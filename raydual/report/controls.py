@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from raydual.controls import MEASUREMENT, Control
-from raydual.metrics.catalogue import CONDITIONS, Metric
+from raydual.metrics.catalogue import CONDITIONS, OF_ZERO_SHOT, Metric
 from raydual.report import theme
-from raydual.report.data import PANELS, Row, RunData
+from raydual.report.data import Row, RunData
 from raydual.report.standing import SIGNS, standings, verdict
 from raydual.report.words import digits_of, interval, number, p_value
 
@@ -21,8 +21,9 @@ def control_figure(data: RunData) -> Figure | None:
     if not data.controls:
         return None
     names = [MEASUREMENT.label, *(control.label for control in data.controls)]
-    made, axes = theme.figure(3, 3, 0.7 + 0.24 * len(names))
-    for index, (axis, (metric, condition)) in enumerate(zip(axes, PANELS, strict=True)):
+    keys = data.catalogue.in_figures()
+    made, axes = theme.grid(len(keys), 3, 0.7 + 0.24 * len(names))
+    for index, (axis, (metric, condition)) in enumerate(zip(axes, keys, strict=True)):
         rows = [data.overall(metric, condition)]
         rows += [data.control_values.get((metric, condition, control.name)) for control in data.controls]
         _draw(axis, _title(data, metric, condition), rows, data.controls)
@@ -32,7 +33,7 @@ def control_figure(data: RunData) -> Figure | None:
 
 
 def _title(data: RunData, metric: str, condition: str) -> str:
-    label = next(m.label for m, _ in data.headline() if m.name == metric) if data.overall(metric, condition) else metric
+    label = data.catalogue[metric].label
     return label if condition == "icl-ft" else f"{label}, {CONDITIONS[condition]}"
 
 
@@ -91,7 +92,7 @@ def control_table(data: RunData) -> list[dict[str, Any]]:
             "cells": list(_cells(data, metric, row["condition"])),
         }
         for metric, row in data.headline()
-        if row["condition"] not in ("zsl", "icl-zsl")
+        if row["condition"] not in OF_ZERO_SHOT
     ]
 
 

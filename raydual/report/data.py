@@ -9,25 +9,10 @@ import pyarrow.compute as pc
 
 from raydual.config import SweepConfig
 from raydual.controls import Control, control_named, report_order
-from raydual.metrics.catalogue import CATALOGUE, OVERALL, Metric
+from raydual.metrics.catalogue import OVERALL, Catalogue, Key, Metric
 from raydual.results import NO_CONTROL, RunDirectory
 
 Row = dict[str, Any]
-Key = tuple[str, str]
-"""A metric and its condition."""
-
-PANELS: tuple[Key, ...] = (
-    ("accuracy", "icl"),
-    ("accuracy", "ft"),
-    ("rec2ftp", "icl-ft"),
-    ("simaou", "icl-ft"),
-    ("simaou_raw", "icl-ft"),
-    ("delta_simam", "icl-ft"),
-    ("kendall", "icl-ft"),
-    ("simdual", "icl-ft"),
-    ("simdw", "icl-ft"),
-)
-"""What figures of nine panels show, three in a row."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +26,11 @@ class RunData:
     def config(self) -> SweepConfig:
         """The sweep as run."""
         return self.run.config()
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """Every metric that the run measures."""
+        return self.config.catalogue
 
     @cached_property
     def manifest(self) -> Row:
@@ -120,7 +110,7 @@ class RunData:
         """The metrics of the headline table, with their overall rows."""
         return [
             (metric, row)
-            for metric in CATALOGUE.values()
+            for metric in self.catalogue.values()
             if metric.headline
             for condition in metric.conditions
             if (row := self.overall(metric.name, condition))

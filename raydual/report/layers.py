@@ -1,7 +1,5 @@
 """Figures of how a number runs through the layers."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,67 +9,14 @@ from matplotlib.ticker import MaxNLocator
 
 from raydual.report import theme
 from raydual.report.data import RunData
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A metric and condition through the layers."""
-
-    metric: str
-    condition: str
-    name: str
-    colour: str
-    baseline: bool = False
-
-
-PANELS: Sequence[tuple[str, Sequence[Curve]]] = (
-    (
-        "SimAOU, normalised",
-        (
-            Curve("simaou", "icl-ft", "in-context, fine-tuned", theme.MAIN),
-            Curve("simaou_norm_matched", "icl-ft", "norm-matched null", "#6b7280", True),
-            Curve("simaou_random", "icl-ft", "random", theme.NULL, True),
-        ),
-    ),
-    ("SimAOU, raw", (Curve("simaou_raw", "icl-ft", "in-context, fine-tuned", theme.SECOND),)),
-    (
-        "SimAM",
-        (
-            Curve("simam", "icl-ft", "in-context, fine-tuned", theme.MAIN),
-            Curve("simam", "icl-zsl", "in-context, zero-shot", "#6b7280", True),
-        ),
-    ),
-    ("ΔSimAM", (Curve("delta_simam", "icl-ft", "in-context, fine-tuned", theme.SECOND),)),
-    (
-        "Kendall's τ",
-        (
-            Curve("kendall", "icl-ft", "queries", theme.MAIN),
-            Curve("kendall_input", "icl-ft", "inputs", theme.SECOND),
-            Curve("kendall_random", "icl-ft", "random", theme.NULL, True),
-        ),
-    ),
-    (
-        "The updates themselves",
-        (
-            Curve("simdual", "icl-ft", "SimDual", theme.MAIN),
-            Curve("simdw", "icl-ft", "SimΔW", theme.SECOND),
-        ),
-    ),
-    (
-        "Size of the updates, relative to the attention output",
-        (
-            Curve("update_norm", "icl", "in-context", theme.ICL),
-            Curve("update_norm", "ft", "fine-tuned", theme.FT),
-        ),
-    ),
-    ("λ, attention mass on the demonstrations", (Curve("lambda", "icl", "in-context", theme.ICL),)),
-)
+from raydual.report.panels import Drawn, panels_through_layers
 
 
 def layer_figure(data: RunData) -> Figure:
     """Mean over seeds in each layer, its 95 % interval, the quartiles of the seeds, and the baselines."""
-    made, axes = theme.figure(len(PANELS) // 2, 2, 2.6)
-    for axis, (title, curves) in zip(axes, PANELS, strict=True):
+    panels = list(panels_through_layers(data.catalogue))
+    made, axes = theme.grid(len(panels), 2, 2.6)
+    for axis, (title, curves) in zip(axes, panels, strict=True):
         axis.set_title(title)
         axis.axhline(0, color="#9ca3af", linewidth=0.8)
         for curve in curves:
@@ -85,8 +30,8 @@ def layer_figure(data: RunData) -> Figure:
     return made
 
 
-def _draw(axis: Axes, curve: Curve, data: RunData) -> None:
-    rows = [row for row in data.layers(curve.metric, curve.condition) if row["n"]]
+def _draw(axis: Axes, curve: Drawn, data: RunData) -> None:
+    rows = [row for row in data.layers(curve.metric.name, curve.condition) if row["n"]]
     if not rows:
         return
     at = [row["layer"] for row in rows]

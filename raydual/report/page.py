@@ -6,7 +6,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from raydual.metrics.catalogue import CATALOGUE, CONDITIONS, Metric
+from raydual.metrics.catalogue import CONDITIONS, Metric
 from raydual.report import theme
 from raydual.report.controls import control_figure, control_table, standing_table
 from raydual.report.data import Row, RunData
@@ -47,7 +47,8 @@ def write_report(run: RunDirectory, manifest: Row | None = None) -> Path | str:
             table=[_table_row(data, metric, row) for metric, row in data.headline()],
             # The SVG is made here, from numbers, and holds no text of the user's.
             figures={name: Markup(svg) for name, svg in figures.items()},  # noqa: S704
-            metrics=list(CATALOGUE.values()),
+            metrics=list(data.catalogue.values()),
+            own=data.config.measures.own,
             protocol=data.config.protocol,
             manifest=data.manifest,
         )
@@ -80,7 +81,7 @@ def _table_row(data: RunData, metric: Metric, row: Row) -> dict[str, Any]:
     for name, condition in metric.baselines:
         baseline = data.overall(name, condition)
         if baseline and (name, condition) != (metric.name, row["condition"]):
-            label = CATALOGUE[name].label if name != metric.name else f"{metric.label}, {CONDITIONS[condition]}"
+            label = data.catalogue[name].label if name != metric.name else f"{metric.label}, {CONDITIONS[condition]}"
             compared = data.against(metric.name, name, condition)
             tested = f"; difference {with_difference(compared, digits)}" if compared and compared["n"] > 1 else ""
             beside.append(f"{label}: {with_interval(baseline, digits)}{tested}")

@@ -16,7 +16,12 @@ _SOURCES = ("Dai, GPT 1.3B", "Dai, GPT 2.7B", "Deutch, six tasks", "Deutch, laye
 
 @cache
 def _numbers() -> dict[str, Any]:
-    return yaml.safe_load(_FILE.read_text(encoding="utf-8"))
+    found = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
+    for key in {key for numbers in (*found["dai"].values(), found["deutch"]) for key in numbers}:
+        name, condition = key.split()
+        if name not in CATALOGUE or condition not in CATALOGUE[name].conditions:
+            raise ValueError(f"{_FILE.name}: {key!r} is not in the catalogue")
+    return found
 
 
 def _is_theirs(data: RunData) -> bool:

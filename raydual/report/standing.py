@@ -4,24 +4,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from raydual.metrics.catalogue import CATALOGUE, Metric
+from raydual.metrics.catalogue import Metric
 from raydual.report.data import Row, RunData
 
 SIGNIFICANT = 0.05
 ABOVE, BELOW, ALIKE = "above", "below", "not distinguishable"
 SIGNS = {ABOVE: "▲", BELOW: "▼", ALIKE: "≈"}
 _OUTSIDE = 0.975
-_SIMILARITIES = (
-    "kappa",
-    "simaou",
-    "simaou_raw",
-    "simam",
-    "delta_simam",
-    "kendall",
-    "kendall_input",
-    "simdual",
-    "simdw",
-)
 
 
 def verdict(compared: Row, draws_models: bool = False) -> str:
@@ -57,7 +46,7 @@ def standings(data: RunData) -> list[Standing]:
     """Every similarity beside its nulls, baselines and the controls without a learnt link."""
     found = []
     for metric, row in data.headline():
-        if metric.name in _SIMILARITIES and row["condition"] == "icl-ft" and row["n"] > 1:
+        if metric.similarity and row["condition"] == "icl-ft" and row["n"] > 1:
             verdicts = dict(_verdicts(data, metric, row))
             found += [Standing(metric, row, verdicts)] if verdicts else []
     return found
@@ -67,7 +56,7 @@ def _verdicts(data: RunData, metric: Metric, row: Row) -> Iterator[tuple[str, st
     for name, condition in metric.baselines:
         compared = data.against(metric.name, name, condition)
         if compared and compared["n"]:
-            label = CATALOGUE[name].label.split(", ")[-1].capitalize() if name != metric.name else "Zero-shot"
+            label = data.catalogue[name].label.split(", ")[-1].capitalize() if name != metric.name else "Zero-shot"
             yield label, verdict(compared)
     if not metric.baselines and not math.isnan(row["ci_low"]):
         # Unrelated updates give 0: the metric is its own difference from its null.

@@ -1,6 +1,7 @@
 """Colours and shapes that mean the same thing in every figure, and the figure that all of them start from."""
 
 import io
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 ZSL, ICL, FT, MAIN, SECOND, NULL = "#6b7280", "#0072b2", "#d55e00", "#3b2f8f", "#009e73", "#9aa0a6"
 """Zero-shot, in-context, fine-tuned; a comparison of the two, a second one; nulls and baselines (Okabe and Ito)."""
+
+OF_CONDITION = {"zsl": ZSL, "icl": ICL, "ft": FT}
+_COMPARISONS = (MAIN, SECOND, "#cc79a7", "#e69f00", "#56b4e9", "#0072b2", "#d55e00")
+_NULLS = (ZSL, NULL)
 
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -35,6 +40,16 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+def comparisons() -> Iterator[str]:
+    """Colours of comparisons of the two, without end."""
+    return itertools.cycle(_COMPARISONS)
+
+
+def nulls() -> Iterator[str]:
+    """Colours of nulls and baselines, without end."""
+    return itertools.cycle(_NULLS)
+
+
 @contextmanager
 def style() -> Iterator[None]:
     """What is drawn inside the block looks like raydual's figures; nothing else is changed."""
@@ -47,6 +62,14 @@ def figure(rows: int, columns: int, height: float, widths: Sequence[float] | Non
     made = Figure(figsize=(10.4, height * rows), layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08))
     axes = made.subplots(rows, columns, squeeze=False, width_ratios=widths)
     return made, list(axes.ravel())
+
+
+def grid(count: int, columns: int, height: float, widths: Sequence[float] | None = None) -> tuple[Figure, list[Axes]]:
+    """A page-wide figure of so many axes, row by row, as `figure`; the rest of the last row stays empty."""
+    made, axes = figure(-(-count // columns), columns, height, widths)
+    for axis in axes[count:]:
+        axis.remove()
+    return made, axes[:count]
 
 
 def as_svg(made: Figure) -> str:

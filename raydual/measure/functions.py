@@ -1,0 +1,50 @@
+"""Every metric's function: the built-in ones, matched with the catalogue when this is imported, and a user's own."""
+
+from collections.abc import Sequence
+from types import ModuleType
+
+from raydual.config import Measures
+from raydual.measure import chunk_metrics, nulls, prediction_metrics, rank_metrics
+from raydual.metrics.catalogue import CATALOGUE, Catalogue, MetricError
+from raydual.metrics.measure import Measure
+from raydual.metrics.own import measures_in
+
+_MODULES = (prediction_metrics, chunk_metrics, rank_metrics, nulls)
+
+
+def matched(catalogue: Catalogue, modules: Sequence[ModuleType]) -> tuple[Measure, ...]:
+    """The marked functions in modules, in the order of the catalogue.
+
+    Raises
+    ------
+    MetricError
+        A metric has no function, or two; or a function's metric is not in the catalogue.
+    """
+    functions: dict[str, Measure] = {}
+    for module in modules:
+        for one in vars(module).values():
+            if not isinstance(one, Measure) or one.function.__module__ != module.__name__:
+                continue
+            name = one.metric.name
+            if name not in catalogue or catalogue[name] != one.metric:
+                raise MetricError(f"metric {name!r}: has a function, but is not in the catalogue")
+            if functions.setdefault(name, one) is not one:
+                raise MetricError(f"metric {name!r}: has two functions")
+    if missing := [name for name in catalogue if name not in functions]:
+        raise MetricError(f"metric {missing[0]!r}: is in the catalogue, but has no function")
+    return tuple(functions[name] for name in catalogue)
+
+
+BUILTIN = matched(CATALOGUE, _MODULES)
+
+
+def functions_of(measures: Measures) -> tuple[Measure, ...]:
+    """The functions of all metrics that a sweep measures; its own come last.
+
+    Raises
+    ------
+    UserError
+        The user's file does not run here.
+    """
+    own = measures.own
+    return BUILTIN if own is None else (*BUILTIN, *measures_in(own.source, own.file))
