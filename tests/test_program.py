@@ -49,8 +49,8 @@ def test_help_and_mistakes_of_every_command_are_told_at_once_and_load_neither_to
         if name in WITH_SETTINGS:
             asked.append([name, "--set", "demonstratons=3", *NEEDED.get(name, [])])
         for arguments in asked:
-            lines += ["started = time.monotonic()", f"codes.append({told.format(arguments=arguments)})"]
-            lines += [f"assert time.monotonic() - started < 1, {arguments!r}"]
+            lines += ["started = time.process_time()", f"codes.append({told.format(arguments=arguments)})"]
+            lines += [f"assert time.process_time() - started < 1, {arguments!r}"]
     lines += ["assert not {'torch', 'ray', 'transformers', 'rich'} & set(sys.modules)", "print(codes)"]
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False, cwd=tmp_path
