@@ -17,8 +17,8 @@ from analysis.benchmark_setup import Setup, is_shape, settings
 from raydual.errors import UserError
 from raydual.loading import validate_config
 from raydual.measure.replica import Replica
+from raydual.pipeline import execute
 from raydual.results import RunDirectory
-from raydual.sweep import execute
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raydual.config import Controls
-from raydual.errors import UserError
+from raydual.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,13 @@ def control_named(name: str) -> Control:
     for control in _KNOWN:
         if control.name == name:
             return control
-    known = ", ".join(control.name for control in _KNOWN)
-    raise UserError(f"control {name!r} is not one of {known}, permutation_1, permutation_2, …")
+    known = control_names()
+    raise UserError(f"control {name!r} is not one of {', '.join(known)}, permutation_2, …{did_you_mean(name, known)}")
+
+
+def control_names() -> list[str]:
+    """The name of every control, and of the first other order of the demonstrations."""
+    return [*(control.name for control in _KNOWN), "permutation_1"]
 
 
 def controls_of(settings: Controls) -> Iterator[Control]:

@@ -1,8 +1,9 @@
 """The one error that a user can cause, and how a command ends on it."""
 
+import difflib
 import reprlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
@@ -31,6 +32,12 @@ def shown(value: Any) -> str:
         return _REPR.repr(value)
     except ValueError:  # Python writes no integer of more than 4300 digits
         return "a number of thousands of digits"
+
+
+def did_you_mean(found: str, allowed: Iterable[str]) -> str:
+    """The end of a message that names what most likely was meant; empty if nothing looks like what was found."""
+    close = difflib.get_close_matches(found, list(allowed), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def exit_on_user_error(command: Callable[[], int | None]) -> int:

@@ -4,8 +4,9 @@ import csv
 import math
 import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from raydual.config import SweepConfig
 from raydual.controls import controls_of
@@ -148,40 +149,87 @@ def _search(study: Study, flops: FlopFormula, sets: list[DemonstrationSet], sele
     return work
 
 
-def plan_lines(found: Estimate, config: SweepConfig, hardware: Hardware, replicas: int, memory: float) -> Iterator[str]:
-    """What `raydual plan` prints; `memory` is that of a device in GiB."""
-    yield f"{found.seeds} seeds measured of {len(config.seeds)}, {found.units} with their controls"
-    if config.measures.own:
-        labels = ", ".join(metric.label for metric in config.measures.own.metrics)
-        yield f"metrics of its own: {labels}; what they compute is not counted in the work"
-    total = found.total
-    yield f"work: {total.flops / 1e12:,.1f} TFLOP, {total.tokens:,} tokens"
-    for part, work in sorted(found.work.items(), key=lambda item: -item[1].flops):
-        yield f"  {part:<12}{work.flops / total.flops:6.1%}"
-    room = memory * 2**30 * 0.8 - found.weights
-    fits = math.floor(room / found.a_seed)
-    together = max(0, min(found.batch, fits))
-    batches = math.ceil(found.units / max(together, 1))
-    yield (
-        f"memory of a replica: {found.weights / 2**30:.2f} GiB of weights, at most {found.a_seed / 2**30:.2f} GiB for "
-        f"every seed measured at once: {together} at once in {memory:g} GiB, {batches} batches"
-    )
-    if not together:
-        yield "LIMIT: not even one seed fits; take a smaller execution.batch_size, or bfloat16"
-        return
-    seconds = found.seconds(hardware, replicas)
-    yield (
-        f"time: about {_duration(seconds)} on {replicas} x {hardware.name} (from {hardware.measured_on}: "
-        f"{hardware.share:.0%} of {hardware.rate / 1e12:.3g} TFLOP/s), {_START_SECONDS} s of it to start"
-    )
-    largest, work = max(found.work.items(), key=lambda item: item[1].flops)
-    held_back = f"; memory keeps it to {together} seeds at once of {found.batch}" if together < found.batch else ""
-    starting = seconds / 2 < _START_SECONDS
-    yield (
-        "what limits it: starting and loading"
-        if starting
-        else f"what limits it: {largest}, {work.flops / total.flops:.0%} of the work{held_back}"
-    )
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep takes on so many replicas of some hardware, each with `memory` GiB."""
+
+    estimate: Estimate
+    config: SweepConfig
+    hardware: Hardware
+    replicas: int
+    memory: float
+
+    @property
+    def together(self) -> int:
+        """How many seeds a replica measures at once."""
+        room = self.memory * 2**30 * 0.8 - self.estimate.weights
+        return max(0, min(self.estimate.batch, math.floor(room / self.estimate.a_seed)))
+
+    @property
+    def batches(self) -> int:
+        """How many batches all units are."""
+        return math.ceil(self.estimate.units / max(self.together, 1))
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds."""
+        return self.estimate.seconds(self.hardware, self.replicas)
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it by name; `seconds` is null where not even one seed fits into the memory."""
+        found = self.estimate
+        return {
+            "seeds": found.seeds,
+            "seeds_asked": len(self.config.seeds),
+            "units": found.units,
+            "flops": found.total.flops,
+            "tokens": found.total.tokens,
+            "work": {part: asdict(work) for part, work in found.work.items()},
+            "memory": {
+                "bytes_of_weights": found.weights,
+                "bytes_for_a_seed": found.a_seed,
+                "gib_there": self.memory,
+                "seeds_at_once": self.together,
+            },
+            "batches": self.batches,
+            "hardware": asdict(self.hardware),
+            "replicas": self.replicas,
+            "seconds": self.seconds if self.together else None,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """What `raydual plan` prints."""
+        found, total, together = self.estimate, self.estimate.total, self.together
+        yield f"{found.seeds} seeds measured of {len(self.config.seeds)}, {found.units} with their controls"
+        if self.config.measures.own:
+            labels = ", ".join(metric.label for metric in self.config.measures.own.metrics)
+            yield f"metrics of its own: {labels}; what they compute is not counted in the work"
+        yield f"work: {total.flops / 1e12:,.1f} TFLOP, {total.tokens:,} tokens"
+        for part, work in sorted(found.work.items(), key=lambda item: -item[1].flops):
+            yield f"  {part:<12}{work.flops / total.flops:6.1%}"
+        yield (
+            f"memory of a replica: {found.weights / 2**30:.2f} GiB of weights, at most {found.a_seed / 2**30:.2f} GiB "
+            f"for every seed measured at once: {together} at once in {self.memory:g} GiB, {self.batches} batches"
+        )
+        if not together:
+            yield "LIMIT: not even one seed fits; take a smaller execution.batch_size, or bfloat16"
+            return
+        hardware = self.hardware
+        yield (
+            f"time: about {_duration(self.seconds)} on {self.replicas} x {hardware.name} (from {hardware.measured_on}: "
+            f"{hardware.share:.0%} of {hardware.rate / 1e12:.3g} TFLOP/s), {_START_SECONDS} s of it to start"
+        )
+        yield f"what limits it: {self._limit()}"
+
+    def _limit(self) -> str:
+        if self.seconds / 2 < _START_SECONDS:
+            return "starting and loading"
+        found = self.estimate
+        largest, work = max(found.work.items(), key=lambda item: item[1].flops)
+        if self.together == found.batch:
+            return f"{largest}, {work.flops / found.total.flops:.0%} of the work"
+        held_back = f"memory keeps it to {self.together} seeds at once of {found.batch}"
+        return f"{largest}, {work.flops / found.total.flops:.0%} of the work; {held_back}"
 
 
 def _duration(seconds: float) -> str:

@@ -6,6 +6,13 @@ from pathlib import Path
 
 from raydual.errors import UserError, shown
 
+SWEEPS = next(
+    folder for folder in (Path(__file__).parent / "sweeps", Path(__file__).parent.parent / "sweeps") if folder.is_dir()
+)
+"""The sweeps that come with raydual: beside the package in a checkout, inside it when installed."""
+QUICKSTART = SWEEPS / "quickstart.yaml"
+"""The sweep that a command takes where none is named."""
+
 
 def user_path(text: str, base: Path, where: str) -> Path:
     """`text` as an absolute path, read from `base`, with `~` filled in.

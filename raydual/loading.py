@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from raydual.axes import axes_of, expand
 from raydual.config import SweepConfig
-from raydual.errors import UserError, shown
+from raydual.errors import UserError, did_you_mean, shown
 from raydual.files import is_directory, read_text, user_path
 from raydual.yaml_text import Block, dump_yaml, parse_yaml
 
@@ -189,7 +189,7 @@ def _one_line(text: str) -> str:
 
 
 @cache
-def _known_keys() -> list[str]:
+def known_keys() -> list[str]:
     """Every key of a sweep, dotted."""
 
     def walk(model: type[BaseModel], prefix: str) -> Iterable[str]:
@@ -205,7 +205,7 @@ def _known_keys() -> list[str]:
 
 def _nearest(key: str) -> str:
     """The known key that looks most like `key`, in full or by its last part."""
-    known, parent = _known_keys(), key.rpartition(".")[0]
+    known, parent = known_keys(), key.rpartition(".")[0]
     leaf = key.rpartition(".")[2]
     siblings = [k for k in known if k.rpartition(".")[0] == parent]
     for pool in (siblings, known):
@@ -256,8 +256,7 @@ def _remedy(problems: Sequence[Any]) -> str:
     if any(p["type"] == "string_type" for p in problems) and isinstance(found, bool | int | float):
         return "; put it in quotes"
     allowed = [word for p in problems if p["type"] == "literal_error" for word in _QUOTED.findall(p["ctx"]["expected"])]
-    close = difflib.get_close_matches(found, allowed, n=1) if isinstance(found, str) else []
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return did_you_mean(found, allowed) if isinstance(found, str) else ""
 
 
 _QUOTED = re.compile("'([^']*)'")
@@ -283,4 +282,4 @@ def _lower(message: str) -> str:
 
 @cache
 def _field_names() -> set[str]:
-    return {part for key in _known_keys() for part in key.split(".")}
+    return {part for key in known_keys() for part in key.split(".")}

@@ -311,7 +311,7 @@ def json_bytes(content: dict[str, Any]) -> bytes:
 
 def made_again(storage: Storage) -> str:
     """What makes summary and report again."""
-    return f"make it again with `python -m raydual.report {storage}`"
+    return f"make it again with `raydual report {storage}`"
 
 
 def is_unused(storage: Storage, also: Sequence[str] = ()) -> bool:

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from raydual.axes import AXES, axes_of, expand
 from raydual.cells import CellsDirectory, pairs_along, reduce_cells
 from raydual.errors import UserError
+from raydual.files import SWEEPS
 from raydual.loading import Cell, Sweep, load_config, load_sweep
 from raydual.metrics.catalogue import CATALOGUE, OVERALL
 from raydual.reduce import reduce_run
 from raydual.report.__main__ import main as report
 from raydual.report.cells import write_cells_report
 from raydual.results import measurement_table
-from raydual.sweep import SWEEPS
 from raydual.sweep import main as sweep_main
 
 from .synthetic import synthetic_config, synthetic_rows

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from raydual.cli import main as one_seed
+from raydual.commands import main as one_seed
 from raydual.errors import UserError
 from raydual.loading import dump_config, load_config, validate_config
 from raydual.yaml_text import dump_yaml, parse_yaml

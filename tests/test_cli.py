@@ -1,9 +1,8 @@
 """The commands on one seed, and the programmatic interface: the numbers of the sweep, without Ray."""
 
 import csv
+import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow as pa
@@ -13,11 +12,11 @@ import torch
 import yaml
 
 import raydual
-from raydual.cli import METRICS, main
+from raydual.commands import main
 from raydual.controls import MEASUREMENT
 from raydual.measure.replica import Replica
 from raydual.measure.single import Laboratory
-from raydual.metrics.catalogue import CATALOGUE
+from raydual.metrics.catalogue import CATALOGUE, FAMILIES
 from raydual.results import FINETUNE_SEARCH, RunDirectory
 
 from .rounding import rounding_bounds
@@ -25,6 +24,7 @@ from .sweeping import tiny_settings
 from .tiny import LABELS, save_tiny, tiny_examples
 from .tolerance import within
 
+METRICS = [family.command for family in FAMILIES.values() if family.table and family.command != "own"]
 PRINTED = 0.5e-4
 """What four decimals leave out."""
 
@@ -57,7 +57,7 @@ def bounds(sweep):
     return rounding_bounds(laboratory.loaded, laboratory.study, units)
 
 
-@pytest.mark.parametrize("command", [command for command in METRICS if command != "own"])
+@pytest.mark.parametrize("command", METRICS)
 def test_a_metric_command_prints_the_sweeps_numbers(sweep, measured, bounds, command, capsys):
     assert main([command, str(sweep), "--seed", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -74,6 +74,38 @@ def test_a_metric_command_prints_the_sweeps_numbers(sweep, measured, bounds, com
                 assert within(float(shown), row["value"], bound + PRINTED)
             printed += 1
     assert printed == sum(len(metric.conditions_with_labels(len(LABELS))) for metric in printed_by)
+
+
+@pytest.mark.parametrize("command", METRICS)
+def test_a_metric_command_gives_the_same_as_json(sweep, measured, bounds, command, capsys):
+    assert main([command, str(sweep), "--seed", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["task"], found["seed"], found["control"], found["finetune"]["learning_rate"]) == (
+        "tiny", 2, "none", 0.2,
+    )  # fmt: skip
+    printed = {(row["metric"], row["condition"], row["layer"]): row["value"] for row in found["rows"]}
+    names = {metric.name for metric in CATALOGUE.of_command(command)}
+    rows = [row for row in measured if row["seed"] == 2 and row["metric"] in names]
+    assert len(printed) == len(found["rows"]) == len(rows)
+    for row in rows:
+        key = row["metric"], row["condition"], row["layer"]
+        if np.isnan(row["value"]):
+            assert printed[key] is None
+        else:
+            assert within(printed[key], row["value"], bounds[2, "none", *key])
+
+
+def test_accuracies_are_given_as_json_too(sweep, capsys):
+    printed = []
+    for arguments in (["select"], ["select", "--json"], ["finetune-eval"], ["finetune-eval", "--json"]):
+        assert main([*arguments, str(sweep)]) == 0
+        printed.append(capsys.readouterr().out)
+    selected, evaluated = json.loads(printed[1]), json.loads(printed[3])
+    listed = [f"seed {row['seed']:>6}   in-context accuracy {row['accuracy']:.3f}" for row in selected["seeds"]]
+    assert listed == printed[0].splitlines()[1:]
+    assert evaluated["examples"] == 13
+    for name in ("zero_shot", "in_context", "finetuned"):
+        assert f"{name:<12}{evaluated[name]:>12.4f}{evaluated[name + '_greedy']:>9.4f}" in printed[2]
 
 
 def test_a_control_is_measured_by_its_name(sweep, capsys):
@@ -145,16 +177,14 @@ def test_the_dual_form_is_verified_from_the_command_line(sweep, precision, capsy
     assert "hold" in lines[-1]
 
 
-def test_help_loads_no_torch():
-    probe = (
-        "import sys, raydual, raydual.cli\n"
-        "try: raydual.cli.main(['--help'])\n"
-        "except SystemExit: pass\n"
-        "assert not {'torch', 'ray', 'transformers'} & set(sys.modules)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "finetune-eval" in done.stdout
+def test_the_dual_form_is_given_as_json_too(sweep, capsys):
+    assert main(["dual", str(sweep), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["holds"]
+    assert found["control_fails"]
+    assert found["dtype"] == "float64"
+    assert all(len(numbers) == 3 for numbers in found["layers"].values())
+    assert max(found["layers"]["softmax"]) < found["tolerance"] < min(found["layers"]["softmax_control"])
 
 
 def test_every_name_of_the_interface_is_there():

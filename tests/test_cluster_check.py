@@ -1,4 +1,4 @@
-"""`python -m raydual.cluster.check`: each thing that is missing is one line with its remedy."""
+"""`raydual check`: each thing that is missing is one line with its remedy."""
 
 import importlib.util
 import os
@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from raydual.cluster import check
+from raydual.commands import main
 
 ROOT = Path(__file__).parents[1]
 FIND_SPEC = importlib.util.find_spec
@@ -39,7 +40,7 @@ def problems(folder, **changes):
 
 def test_nothing_is_missing(home, capsys):
     assert problems(home) == []
-    assert check.main(["cluster.yaml"]) == 0
+    assert main(["check", "cluster.yaml"]) == 0
     assert capsys.readouterr().out.startswith("cluster.yaml: nothing is missing")
 
 
@@ -120,7 +121,7 @@ def test_the_command_ends_with_one_line(tmp_path, text, part):
     if text is not None:
         path.write_text(text, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "raydual.cluster.check", str(path)],
+        [sys.executable, "-m", "raydual", "check", str(path)],
         capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 2

@@ -88,13 +88,13 @@ def test_the_ray_job_has_only_known_fields() -> None:
 
 
 def test_the_ray_jobs_entrypoint_is_a_sweep_that_the_command_line_takes() -> None:
-    from raydual.sweep import parser
+    from raydual.commands.program import commands
 
     words = read("rayjob.yaml")["spec"]["entrypoint"].split()
     assert words[:3] == ["python", "-m", "raydual.sweep"]
-    args = parser().parse_args(words[3:])
-    assert (ROOT / "sweeps" / args.config.name).is_file()
-    assert args.address == "auto"
+    given = commands().commands["sweep"].make_context("sweep", words[3:]).params
+    assert (ROOT / "sweeps" / given["config"].name).is_file()
+    assert given["address"] == "auto"
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")

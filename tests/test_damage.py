@@ -11,11 +11,11 @@ from raydual.cells import CellsDirectory
 from raydual.errors import UserError
 from raydual.loading import Cell, Sweep
 from raydual.measurements import Measurements
+from raydual.pipeline import taken
 from raydual.reduce import reduce_run
 from raydual.report.__main__ import main as report
 from raydual.results import MEASUREMENTS, RunDirectory, measurement_table, write_table
 from raydual.resume import check
-from raydual.sweep import _taken
 
 from .synthetic import synthetic_config, synthetic_rows, synthetic_run
 
@@ -39,7 +39,7 @@ def run(sound, tmp_path):
 
 def go_on(run: RunDirectory, config=CONFIG) -> set[int]:
     """What `--resume` does, with values that are made up; returns the seeds that were measured again."""
-    with _taken(run, config, resume=True):
+    with taken(run, config, resume=True):
         missing = sorted(set(range(SEEDS)) - {seed for seed, _ in run.finished()})
         if missing:
             rows = [row for row in synthetic_rows(SEEDS, LAYERS, failed=(4,)) if row["seed"] in missing]
@@ -323,6 +323,6 @@ def test_a_sweep_with_axes_that_stored_nothing_leaves_nothing(tmp_path):
     config = synthetic_config(3, search=False)
     with pytest.raises(UserError), cells.locked(print):
         cells.start(Sweep("x", {"demonstrations": ["4"]}, (Cell("4", {"demonstrations": "4"}, config),)))
-        with _taken(cells.cell("4"), config, resume=False):
+        with taken(cells.cell("4"), config, resume=False):
             raise UserError("cluster: it has 1 CPU")
     assert not cells.path.exists()

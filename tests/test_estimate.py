@@ -8,13 +8,13 @@ import shutil
 import pytest
 
 from raydual import estimate as module
-from raydual.cli import main
+from raydual.commands import main
 from raydual.errors import UserError
 from raydual.estimate import TABLE, estimate, hardware_named
+from raydual.files import SWEEPS
 from raydual.loading import validate_config
 from raydual.measure.study import prepare_study
 from raydual.model.cost import MemoryFormula, Shape
-from raydual.sweep import SWEEPS
 
 SWEEP = {
     "name": "s", "task": "sst2", "data": "embedded", "demonstrations": 4, "seeds": 16,
@@ -132,6 +132,23 @@ def test_every_cell_of_a_sweep_is_told_and_the_sum(table, capsys):
     said = capsys.readouterr().out
     assert "demonstrations 4\n" in said
     assert "all 2 cells: about" in said
+
+
+def test_the_same_is_given_as_json(table, capsys):
+    axes = ["--set", "demonstrations=[4, 8]", "--set", "split.measured=20"]
+    arguments = ["plan", str(SWEEPS / "quickstart.yaml"), *axes, "--hardware", "small", "--memory", "4"]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [cell["cell"] for cell in found["cells"]] == [{"demonstrations": "4"}, {"demonstrations": "8"}]
+    for cell in found["cells"]:
+        assert f"work: {cell['flops'] / 1e12:,.1f} TFLOP, {cell['tokens']:,} tokens" in said
+        assert f"{cell['memory']['seeds_at_once']} at once in 4 GiB, {cell['batches']} batches" in said
+        assert cell["flops"] == pytest.approx(sum(work["flops"] for work in cell["work"].values()))
+    assert f"about {sum(cell['seconds'] for cell in found['cells']) / 60:.0f} min" in said
+    assert main([*arguments[:-1], "0.001", "--json"]) == 0
+    assert [cell["seconds"] for cell in json.loads(capsys.readouterr().out)["cells"]] == [None, None]
 
 
 def test_mistakes_are_one_line(table, capsys, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from raydual.cli import main
+from raydual.commands import main
 from raydual.controls import MEASUREMENT
 from raydual.measure.interchange import SCHEMAS, record_seed
 from raydual.measure.single import Laboratory

@@ -13,12 +13,12 @@ from raydual import lock
 from raydual.errors import UserError
 from raydual.journal import Journal
 from raydual.lock import locked
+from raydual.pipeline import taken
 from raydual.reduce import reduce_run
 from raydual.report import write_report
 from raydual.report.__main__ import main as report
 from raydual.results import RunDirectory, measurement_table
 from raydual.storage import storage_at
-from raydual.sweep import _taken
 from raydual.sweep import main as sweep
 
 from .synthetic import synthetic_config, synthetic_rows, synthetic_run
@@ -90,7 +90,7 @@ def test_a_damaged_object_is_named_and_its_seeds_are_measured_again(where, capsy
     assert said.count("\n") == 1
     assert f"{where}/{name}: damaged" in said
     run = RunDirectory(where)
-    with _taken(run, config, resume=True):
+    with taken(run, config, resume=True):
         missing = set(range(7)) - {seed for seed, _ in run.finished()}
         assert 0 < len(missing) < 7
         rows = [row for row in synthetic_rows(7, 2, ()) if row["seed"] in missing]
@@ -116,7 +116,7 @@ def test_the_journal_of_a_search_is_quick(where):
 
 
 def test_a_run_that_stored_nothing_leaves_nothing(where):
-    with pytest.raises(UserError, match="1 CPU"), _taken(RunDirectory(where), synthetic_config(3), resume=False):
+    with pytest.raises(UserError, match="1 CPU"), taken(RunDirectory(where), synthetic_config(3), resume=False):
         raise UserError("cluster: it has 1 CPU")
     assert names(where) == []
 

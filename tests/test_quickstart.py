@@ -10,12 +10,12 @@ import sys
 import pytest
 
 from raydual.config import Finetune
+from raydual.files import SWEEPS
 from raydual.loading import load_config
 from raydual.measure.scoring import Scorer
 from raydual.measure.study import prepare_study
 from raydual.model.loading import load_model
 from raydual.results import RunDirectory
-from raydual.sweep import SWEEPS
 
 SEEDS = range(20)
 

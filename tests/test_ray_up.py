@@ -155,7 +155,7 @@ def test_readme_gives_a_report(machines, tmp_path):
     first_words = [" ".join(command.split()[:2]) for command in shown]
     assert first_words.index("ray up") < first_words.index("mkdir -p") < first_words.index("ray down")
 
-    before = laptop.run("cd raydual && python -m raydual.cluster.check cluster.yaml")
+    before = laptop.run("cd raydual && python -m raydual check cluster.yaml")
     assert before.returncode == 2
     missing = "error: cluster.yaml: file_mounts: ~/.ray/auth_token does not exist; `ray get-auth-token --generate"
     assert before.stdout.splitlines()[-1].startswith(missing)

@@ -247,7 +247,7 @@ def test_a_missing_or_broken_summary_is_named(tmp_path, content):
         run.summary_file.write_bytes(content)
     with pytest.raises(UserError, match=re.escape(str(run.summary_file))) as error:
         write_report(run)
-    assert "python -m raydual.report" in str(error.value)
+    assert "`raydual report" in str(error.value)
 
 
 def test_the_command_makes_the_summary_and_the_report_and_says_where(tmp_path, capsys):

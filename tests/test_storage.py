@@ -11,12 +11,12 @@ import pytest
 
 from raydual.errors import UserError
 from raydual.journal import Journal
+from raydual.pipeline import taken
 from raydual.reduce import reduce_run
 from raydual.report import write_report
 from raydual.report.__main__ import main as report
 from raydual.results import RunDirectory
 from raydual.storage import Storage, storage_at
-from raydual.sweep import _taken
 from raydual.sweep import main as sweep
 
 from .synthetic import synthetic_config, synthetic_run
@@ -101,7 +101,7 @@ def test_an_address_given_as_a_path_is_refused():
 
 def test_a_directory_that_was_there_before_stays_with_what_was_in_it(tmp_path):
     (tmp_path / "mine").mkdir()
-    with _taken(RunDirectory(tmp_path), synthetic_config(3), resume=False):
+    with taken(RunDirectory(tmp_path), synthetic_config(3), resume=False):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
@@ -119,7 +119,7 @@ def test_a_run_that_stored_nothing_leaves_nothing(where, leave):
     run, config = RunDirectory(where), synthetic_config(3)
 
     def tried():
-        with _taken(run, config, resume=False):
+        with taken(run, config, resume=False):
             assert run.config() == config
             if leave == "error":
                 raise UserError("cluster: it has 1 CPU")
@@ -136,18 +136,18 @@ def test_a_run_that_stored_nothing_leaves_nothing(where, leave):
 def test_what_a_killed_run_left_before_it_stored_anything_needs_no_resume(where):
     RunDirectory(where).start(synthetic_config(3))
     run = RunDirectory(where)
-    with _taken(run, synthetic_config(4), resume=False):
+    with taken(run, synthetic_config(4), resume=False):
         pass
     RunDirectory(where).start(synthetic_config(3))
-    with _taken(run, synthetic_config(3), resume=False):
+    with taken(run, synthetic_config(3), resume=False):
         run.journal().add("seed 1 at 25", {"seed": 1, "examples": 25, "right": 3, "reason": None})
-    with pytest.raises(UserError, match="already exists"), _taken(run, synthetic_config(3), resume=False):
+    with pytest.raises(UserError, match="already exists"), taken(run, synthetic_config(3), resume=False):
         pass
 
 
 def test_a_file_of_the_users_is_not_taken_for_a_leftover(tmp_path):
     (tmp_path / "config.yaml").write_text("# mine\nname: x\n", encoding="utf-8")
-    with pytest.raises(UserError, match="already exists"), _taken(RunDirectory(tmp_path), synthetic_config(3), False):
+    with pytest.raises(UserError, match="already exists"), taken(RunDirectory(tmp_path), synthetic_config(3), False):
         pass
     assert (tmp_path / "config.yaml").read_text(encoding="utf-8").startswith("# mine")
 
@@ -287,9 +287,9 @@ run = synthetic_run(place / "run", 4, 2, ())
 mount("-o", "remount,ro")
 print(report([str(place / "run")]))
 print(exit_on_user_error(lambda: run.write_manifest({})))
-from raydual.sweep import _taken
+from raydual.pipeline import taken
 def go_on():
-    with _taken(run, synthetic_config(4), resume=True):
+    with taken(run, synthetic_config(4), resume=True):
         pass
 print(exit_on_user_error(go_on))
 print(report([str(place / "run"), "--into", sys.argv[2]]))

@@ -13,8 +13,9 @@ import pytest
 from raydual.errors import UserError
 from raydual.loading import load_config, validate_config
 from raydual.measure.study import prepare_study
+from raydual.pipeline import execute
 from raydual.results import RunDirectory
-from raydual.sweep import execute, main
+from raydual.sweep import main
 
 from .sweeping import SEEDS, tiny_settings
 from .tiny import save_tiny

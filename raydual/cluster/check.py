@@ -1,43 +1,24 @@
-"""`python -m raydual.cluster.check cluster.yaml`: what `ray up` would stumble over, a line each, before it starts."""
+"""What `ray up` would stumble over, before it starts: `raydual check`."""
 
-import argparse
 import importlib.metadata
 import importlib.util
 import json
 import re
 import shutil
 import stat
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from raydual.errors import UserError, exit_on_user_error
+from raydual.errors import UserError
 
 _TOKEN_FILE = "/.ray/auth_token"  # noqa: S105
 _MAKE_IT = "`ray get-auth-token --generate > /dev/null && chmod 600 ~/.ray/auth_token` makes it"
 _PROVIDER_MODULES = {"aws": ("boto3", "boto3"), "gcp": ("googleapiclient", "google-api-python-client")}
 _IMAGE = re.compile(r"rayproject/ray(?:-ml)?:(?P<ray>\d+\.\d+\.\d+)-py(?P<major>\d)(?P<minor>\d+)")
 _PRIVATE = 0o077
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m raydual.cluster.check", description="Say what is missing before `ray up`."
-    )
-    parser.add_argument("cluster", nargs="?", type=Path, default=Path("cluster.yaml"), metavar="CLUSTER.yaml")
-    args = parser.parse_args(arguments)
-    return exit_on_user_error(lambda: _check(args.cluster))
-
-
-def _check(path: Path) -> None:
-    found = problems(path)
-    if found:
-        raise UserError("\n".join(f"{path}: {line}" for line in found))
-    print(f"{path}: nothing is missing on this machine; next: ray up {path}")
 
 
 def problems(path: Path) -> list[str]:
@@ -142,7 +123,3 @@ def _image_problems(image: str) -> Iterator[str]:
     least = importlib.metadata.metadata("raydual")["Requires-Python"].removeprefix(">=")
     if (int(versions["major"]), int(versions["minor"])) < tuple(map(int, least.split("."))):
         yield f"docker.image has Python {versions['major']}.{versions['minor']}, raydual needs {least} or later"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raydual.cluster.gauges import Gauges
+from raydual.console import say
 from raydual.metrics.catalogue import CATALOGUE, OVERALL, Catalogue
 from raydual.results import FAILED, NO_CONTROL
 
@@ -25,11 +26,6 @@ def earlier(catalogue: Catalogue) -> tuple[list[str], pc.Expression]:
 
 def _headline(catalogue: Catalogue) -> list[str]:
     return [name for name, metric in catalogue.items() if metric.headline]
-
-
-def say(text: str) -> None:
-    """Print a line at once."""
-    print(text, flush=True)
 
 
 class StageProgress:

@@ -17,10 +17,11 @@ from raydual.cluster.choice import Choice, store_choice
 from raydual.cluster.connect import own_folder
 from raydual.cluster.halving import Halving, SeedScore, choose
 from raydual.cluster.plan import Layout
-from raydual.cluster.progress import StageProgress, say
+from raydual.cluster.progress import StageProgress
 from raydual.cluster.reuse import kept_trial_processes
 from raydual.cluster.trials import Lookup, SearchTrial
 from raydual.config import SweepConfig
+from raydual.console import say
 from raydual.errors import UserError
 from raydual.journal import Journal
 from raydual.measure.study import Study

@@ -12,10 +12,10 @@ from raydual.cluster.gauges import Gauges
 from raydual.cluster.nodes import nodes_coming, nodes_there
 from raydual.cluster.plan import Layout, lay_out
 from raydual.cluster.pool import PoolSettings, start_pool
-from raydual.cluster.progress import say
 from raydual.cluster.replica import ModelSettings
 from raydual.cluster.watch import Watch
 from raydual.config import Execution
+from raydual.console import say
 from raydual.errors import UserError
 from raydual.measure.study import Study
 from raydual.model.cost import Shape

@@ -10,8 +10,9 @@ import ray
 
 from raydual.cluster.gauges import Gauges
 from raydual.cluster.plan import Layout
-from raydual.cluster.progress import StageProgress, say
+from raydual.cluster.progress import StageProgress
 from raydual.cluster.status import Status
+from raydual.console import say
 
 _LOOK_SECONDS = 1.0
 _ANSWER_SECONDS = 5.0

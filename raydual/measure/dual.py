@@ -9,6 +9,7 @@ At the last token of a prompt, in every layer and head (docs/science.md, section
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,6 +68,19 @@ class DualReport:
         """Whether the control of every identity fails in every layer."""
         controls = (self.softmax_control, self.linear_control, self.gradient_control)
         return all(bool((x > CONTROL).all()) for x in controls)
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it by name, by layer."""
+        layers = {name: x.tolist() for name, x in vars(self).items() if isinstance(x, np.ndarray)}
+        return {
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "prefix_tokens": self.prefix_tokens,
+            "query_tokens": self.query_tokens,
+            "tolerance": self.tolerance,
+            "holds": self.holds,
+            "control_fails": self.control_fails,
+            "layers": layers,
+        }
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,9 @@ FAMILIES = {
     "simaou": Family("simaou", "similarity of attention output updates of a seed, by layer, with its nulls"),
     "simam": Family("simam", "similarity of attention maps of a seed, by layer, with the zero-shot baseline"),
     "kendall": Family(
-        "kendall", "rank correlations of attention to the demonstrations of a seed, by layer, with their baselines"
+        "kendall", "rank correlations of attention to demonstrations of a seed, by layer, with their baselines"
     ),
-    "own": Family("own", "the metrics of the sweep's own file (measures.own) of a seed, by layer"),
+    "own": Family("own", "metrics of the sweep's own file (measures.own) of a seed, by layer"),
 }
 
 

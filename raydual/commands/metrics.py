@@ -1,0 +1,67 @@
+"""`raydual simaou` and its like: the metrics of one seed, a command for each family of the catalogue."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import typer
+
+from raydual.commands.options import AsJson, ControlName, Overrides, Seed, Study
+from raydual.commands.output import print_json
+from raydual.commands.studies import about, laboratory, title
+from raydual.console import say
+from raydual.errors import UserError
+from raydual.files import QUICKSTART
+from raydual.metrics.metric import FAMILIES, OVERALL, Metric
+
+commands = typer.Typer()
+
+
+def _command(name: str) -> Callable[..., None]:
+    def command(
+        config: Study = str(QUICKSTART),
+        overrides: Overrides = None,
+        seed: Seed = 0,
+        control: ControlName = "none",
+        as_json: AsJson = False,
+    ) -> None:
+        lab = laboratory(config, overrides, seed, control)
+        metrics = lab.study.config.catalogue.of_command(name)
+        if not metrics:
+            raise UserError(f"raydual {name}: the sweep names no file with metrics of its own; set measures.own")
+        if not as_json:
+            say(title(lab))
+        names = {metric.name for metric in metrics}
+        rows = [row for row in lab.measure(seed, control) if row["metric"] in names]
+        if as_json:
+            numbers = [{key: row[key] for key in ("metric", "condition", "layer", "value")} for row in rows]
+            print_json({**about(lab), "seed": seed, "control": control, "rows": numbers})
+        else:
+            _print_table(metrics, rows, labels=len(lab.study.config.task.label_words))
+
+    return command
+
+
+for family in FAMILIES.values():
+    if family.table:
+        text = family.help[0].upper() + family.help[1:] + "."
+        commands.command(family.command, help=text, short_help=text.partition(",")[0].rstrip(".") + ".")(
+            _command(family.command)
+        )
+
+
+def _print_table(metrics: Sequence[Metric], rows: Sequence[Mapping[str, Any]], labels: int) -> None:
+    """A line for each metric and condition: its overall number, then every layer's."""
+    found = {(row["metric"], row["condition"], row["layer"]): row["value"] for row in rows}
+    layers = sorted({row["layer"] for row in rows if row["layer"] != OVERALL})
+    for metric in metrics:
+        for condition in metric.conditions_with_labels(labels):
+            keys = [(metric.name, condition, layer) for layer in (OVERALL, *layers)]
+            numbers = "".join(_number(found[key]) for key in keys if key in found)
+            print(f"{f'{metric.label}, {condition}':<52}{numbers}")
+    if layers:
+        print(f"{'':<52}{'overall':>9}" + "".join(f"{'layer ' + str(i):>9}" for i in layers))
+
+
+def _number(value: float) -> str:
+    return f"{'-' if math.isnan(value) else format(value, '.4f'):>9}"

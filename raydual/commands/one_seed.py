@@ -1,0 +1,125 @@
+"""`raydual select`, `finetune-eval`, `dual`, `record`: one thing at a time, without Ray."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from raydual.commands.options import AsJson, ControlName, Overrides, Seed, Study
+from raydual.commands.output import print_json
+from raydual.commands.studies import about, laboratory, title
+from raydual.console import say
+from raydual.errors import UserError
+from raydual.files import QUICKSTART
+
+commands = typer.Typer()
+
+
+@commands.command()
+def select(config: Study = str(QUICKSTART), overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """In-context accuracy of every seed, best first.
+
+    It is taken on the selection examples.
+    """
+    lab = laboratory(config, overrides)
+    if not as_json:
+        say(title(lab))
+    if not lab.study.dataset.selection.queries:
+        raise UserError("split.selection is 0: there are no examples to select seeds on")
+    scores: list[tuple[int, float]] = []
+    for seed, accuracy in lab.select():
+        scores.append((seed, accuracy))
+        print(f"\r{len(scores)} of {len(lab.study.config.seeds)} seeds", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    scores.sort(key=lambda score: (-score[1], score[0]))
+    if as_json:
+        print_json({**about(lab), "seeds": [{"seed": seed, "accuracy": accuracy} for seed, accuracy in scores]})
+        return
+    for seed, accuracy in scores:
+        print(f"seed {seed:>6}   in-context accuracy {accuracy:.3f}")
+
+
+@commands.command()
+def finetune_eval(
+    config: Study = str(QUICKSTART),
+    overrides: Overrides = None,
+    seed: Seed = 0,
+    control: ControlName = "none",
+    as_json: AsJson = False,
+) -> None:
+    """Zero-shot, in-context and fine-tuned accuracy of a seed.
+
+    Once by label words, and once by the greedy token.
+    """
+    lab = laboratory(config, overrides, seed, control)
+    if not as_json:
+        say(title(lab))
+    found = lab.evaluate(seed, control)
+    if as_json:
+        print_json({**about(lab), "seed": seed, "control": control, **vars(found)})
+        return
+    print(f"{'':12}{'label words':>12}{'greedy':>9}   ({found.examples} examples)")
+    for name in ("zero_shot", "in_context", "finetuned"):
+        print(f"{name:<12}{getattr(found, name):>12.4f}{getattr(found, name + '_greedy'):>9.4f}")
+
+
+@commands.command()
+def dual(
+    config: Study = str(QUICKSTART),
+    overrides: Overrides = None,
+    seed: Seed = 0,
+    precision: Annotated[
+        Literal["float32", "float64"], typer.Option(show_default=True, help="Of the verification.")
+    ] = "float64",
+    as_json: AsJson = False,
+) -> None:
+    """Verify the dual form of attention, in every layer.
+
+    On the model's own weights and activations, with a control that must fail.
+    """
+    lab = laboratory(config, overrides, seed)
+    if not as_json:
+        say(title(lab))
+    import numpy as np
+    import torch
+
+    from raydual.measure.dual import dual_lines, verify_dual
+
+    queries = lab.queries
+    prefix = np.concatenate([lab.demonstrations(seed).prefix, queries.separator])
+    report = verify_dual(lab.loaded.model, prefix, queries.in_context[0], getattr(torch, precision))
+    if as_json:
+        print_json({**about(lab), "seed": seed, **report.as_json()})
+    else:
+        for line in dual_lines(report):
+            print(line)
+    if not report.holds:
+        raise UserError(f"seed {seed}: the dual form does not hold within {report.tolerance:g}; see the table above")
+
+
+@commands.command()
+def record(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the recordings go.")],
+    config: Study = str(QUICKSTART),
+    overrides: Overrides = None,
+    seed: Seed = 0,
+    form: Annotated[
+        Literal["dai", "parquet"],
+        typer.Option(
+            "--format",
+            show_default=True,
+            help="dai: zs, icl, ftzs, ft/record_info.jsonl, as Dai's published analysis code reads them.",
+        ),
+    ] = "dai",
+) -> None:
+    """Write what a seed's metrics are computed from.
+
+    Hidden states, queries and raw attention, as files; their paths are printed, one on a line.
+    """
+    lab = laboratory(config, overrides, seed)
+    say(title(lab))
+    from raydual.measure.interchange import record_seed, write_recording
+
+    for path in write_recording(record_seed(lab, seed), out, form):
+        print(path)
