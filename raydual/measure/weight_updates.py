@@ -119,7 +119,7 @@ def _outer(
 
 def _tuned(block: nn.Module, name: str, stacks: Stacks, index: int) -> nn.Module:
     """A projection of layer `index` as the `stacks` have it, or the block's own if they don't."""
-    return stacks.get((index, name), projection(block, name))  # type: ignore[arg-type]
+    return stacks.get((index, name), projection(block, name))
 
 
 def _project(linear: nn.Module, x: Tensor) -> Tensor:

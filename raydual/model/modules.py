@@ -50,9 +50,9 @@ def layer_index(block: nn.Module) -> int:
     return block.layer_idx  # type: ignore[return-value]
 
 
-def projection(block: nn.Module, name: str) -> nn.Module:
-    """A projection of an attention block, by its name in `anatomy.ATTENTION`."""
-    return block.get_submodule(name)
+def projection(block: nn.Module, name: str) -> nn.Linear:
+    """The model's own projection of an attention block, by its name in `anatomy.ATTENTION`."""
+    return block.get_submodule(name)  # type: ignore[return-value]
 
 
 def hook_points(layer: nn.Module) -> dict[str, nn.Module]:
@@ -79,7 +79,8 @@ def split_heads(
     block: nn.Module, projected: Float[Tensor, "batch tokens width"]
 ) -> Float[Tensor, "batch tokens any_heads head_dim"]:
     """A projection's output by head."""
-    return projected.view(*projected.shape[:2], -1, block.head_dim)  # type: ignore[arg-type]
+    width: int = block.head_dim  # type: ignore[assignment]
+    return projected.view(*projected.shape[:2], -1, width)
 
 
 def normed(

@@ -48,7 +48,7 @@ Stacks = Mapping[tuple[int, str], StackedLinear]
 def stack_projections(model: PreTrainedModel, projections: tuple[str, ...], count: int) -> Stacks:
     """`count` trainable copies of the named projections (`anatomy.TRAINABLE`) of every layer."""
     return {
-        (index, name): StackedLinear.copies(projection(block, name), count)  # type: ignore[arg-type]
+        (index, name): StackedLinear.copies(projection(block, name), count)
         for index, block in enumerate(attention_blocks(model))
         for name in projections
     }
