@@ -1,4 +1,4 @@
-"""A model of each family with a few thousand random weights, a tokenizer trained on a few sentences, and the sentences."""
+"""Models with a few thousand random weights, a tokenizer trained on a few sentences, and the sentences."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -22,14 +22,25 @@ FAMILIES = {
     "qwen2": {"hidden_size": 24},
 }
 """Sizes of each family's tiny model. Where no `head_dim` is named, heads are as wide as the hidden size allows."""
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+"""Positions as Llama 3 scales them."""
 ANATOMIES: dict[str, dict[str, Any]] = {
     "qwen3": {},
     "qwen3 with biases": {"attention_bias": True},
     "tied llama": {"family": "llama", "tie_word_embeddings": True},
-    "llama with biases": {"family": "llama", "attention_bias": True, "mlp_bias": True, "head_dim": 4},
+    "llama with biases": {
+        "family": "llama", "attention_bias": True, "mlp_bias": True, "head_dim": 4,
+        "rope_parameters": LLAMA3 | {"rope_theta": 1e4},
+    },
     "qwen2": {"family": "qwen2"},
-    "tied qwen2 of wide heads": {"family": "qwen2", "tie_word_embeddings": True, "head_dim": 10},
-}
+    "tied qwen2 of wide heads": {
+        "family": "qwen2", "tie_word_embeddings": True, "head_dim": 10,
+        "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64},
+    },
+}  # fmt: skip
 """What of a family's anatomy may differ from model to model, as arguments of `tiny_model`."""
 
 _ADJECTIVES = (
@@ -110,7 +121,7 @@ def tiny_model(
     loud: Sequence[int] = (),
     **over: Any,
 ) -> PreTrainedModel:
-    """A random model in eval mode, a Qwen3 by default; `over` goes to `tiny_config`. Norm weights are scattered about 1.
+    """A random model in eval mode; `over` goes to `tiny_config`. Norm weights are scattered about 1.
 
     The tokens `loud` have large output weights, so that the arg-max over the vocabulary is often one of them.
     The weights are drawn in float32 by a generator of its own, so a seed gives the same ones in every dtype.

@@ -33,8 +33,8 @@ class BlockInput:
 class Recording:
     """What one prompt leaves at its last token; float64 arrays.
 
-    attn_out, hidden, attn_in [layers, hidden]; query and query_normed (after q_norm, where there is one) [layers, heads *
-    head_dim]; scores_query [layers, heads, own] and scores_demo [layers, heads, prefix], scaled q.k before
+    attn_out, hidden, attn_in [layers, hidden]; query and query_normed (after q_norm, where there is one) [layers,
+    heads * head_dim]; scores_query [layers, heads, own] and scores_demo [layers, heads, prefix], scaled q.k before
     mask and softmax; mass (λ) [layers, heads]; o_own and o_demo [layers, heads, head_dim], attention outputs
     before o_proj with the softmax restricted to own or prefix tokens; logits [vocabulary]; blocks,
     the inputs of every layer's attention block. With no prefix λ is 0 and o_demo NaN.
