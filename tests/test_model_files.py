@@ -209,15 +209,14 @@ OF_FAMILIES = {
     **{
         f"{mistake}, {kind}": (kind, *FROM_HEADERS[mistake])
         for kind in ("tied llama", "qwen2")
-        for mistake in ("a missing weight", "whole numbers", "more layers", "a size in words", "quantised", "biases")[
-            : 6 if "llama" in kind else 5
-        ]
+        for mistake in ("a missing weight", "whole numbers", "more layers", "a size in words", "quantised")
     },
     "a weight of another family": (
         "tied llama",
         weights(lambda w: w.update({"model.layers.1.self_attn.q_norm.weight": torch.ones(10)})),
         "'model.layers.1.self_attn.q_norm.weight' in model.safetensors is no weight of the Llama that config.json",
     ),
+    "biases of attention": ("tied llama", *FROM_HEADERS["biases"]),
     "biases of the MLP": (
         "tied llama",
         config(mlp_bias=True),
@@ -232,7 +231,7 @@ OF_FAMILIES = {
     "a head's width left out": (
         "tied llama",
         config("head_dim"),
-        "the shape [60, 24], but config.json asks for [24, 24]",
+        "k_proj.weight in model.safetensors has the shape [30, 24], but config.json asks for [12, 24]",
     ),
     "key heads left out": (
         "tied llama",

@@ -38,7 +38,9 @@ ANATOMIES: dict[str, dict[str, Any]] = {
     "qwen2": {"family": "qwen2"},
     "tied qwen2 of wide heads": {
         "family": "qwen2", "tie_word_embeddings": True, "head_dim": 10,
-        "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64},
+        "rope_parameters": {
+            "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 1e4,
+        },
     },
 }  # fmt: skip
 """What of a family's anatomy may differ from model to model, as arguments of `tiny_model`."""
