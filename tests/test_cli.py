@@ -22,7 +22,7 @@ from raydual.results import FINETUNE_SEARCH, RunDirectory
 
 from .rounding import rounding_bounds
 from .sweeping import tiny_settings
-from .tiny import LABELS, save_tiny, tiny_examples
+from .tiny import FAMILIES, LABELS, save_tiny, tiny_examples
 from .tolerance import within
 
 PRINTED = 0.5e-4
@@ -148,6 +148,19 @@ def test_the_dual_form_is_verified_from_the_command_line(sweep, precision, capsy
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) >= 3 + 3
     assert "hold" in lines[-1]
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "qwen3"])
+def test_commands_take_a_model_of_every_family(sweep, family, tmp_path, capsys):
+    settings = [str(sweep), "--set", f"model={save_tiny(tmp_path, family=family)}"]
+    said = {}
+    for name, arguments in (("dual", ["dual"]), ("plan", ["plan"]), ("kendall", ["kendall"]), ("normed", ["kendall"])):
+        field = "query_normed" if name == "normed" else "query"
+        assert main([*arguments, *settings, "--set", f"measures.query_field={field}"]) == 0
+        said[name] = capsys.readouterr().out
+    assert "The identities hold" in said["dual"]
+    assert "of weights" in said["plan"]
+    assert said["normed"] == said["kendall"], "without a norm of heads, queries are the same before and after it"
 
 
 def test_help_loads_no_torch():

@@ -36,12 +36,7 @@ ANATOMIES: dict[str, dict[str, Any]] = {
         "rope_parameters": LLAMA3 | {"rope_theta": 1e4},
     },
     "qwen2": {"family": "qwen2"},
-    "tied qwen2 of wide heads": {
-        "family": "qwen2", "tie_word_embeddings": True, "head_dim": 10,
-        "rope_parameters": {
-            "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 1e4,
-        },
-    },
+    "tied qwen2 of wide heads": {"family": "qwen2", "tie_word_embeddings": True, "head_dim": 10},
 }  # fmt: skip
 """What of a family's anatomy may differ from model to model, as arguments of `tiny_model`."""
 
