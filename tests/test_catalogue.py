@@ -5,8 +5,8 @@ import types
 from pathlib import Path
 
 import pytest
-
 from raydual.cli import METRICS
+
 from raydual.measure.functions import _MODULES, BUILTIN, matched
 from raydual.metrics.catalogue import CATALOGUE, CONDITIONS, FAMILIES, PANELS, Catalogue, Metric, MetricError
 from raydual.metrics.measure import Measure, of_predictions, of_ranks, of_recordings, of_values

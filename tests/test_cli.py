@@ -16,15 +16,16 @@ from raydual.commands import main
 from raydual.controls import MEASUREMENT
 from raydual.measure.replica import Replica
 from raydual.measure.single import Laboratory
-from raydual.metrics.catalogue import CATALOGUE, FAMILIES
+from raydual.metrics import catalogue
+from raydual.metrics.catalogue import CATALOGUE
 from raydual.results import FINETUNE_SEARCH, RunDirectory
 
 from .rounding import rounding_bounds
 from .sweeping import tiny_settings
-from .tiny import LABELS, save_tiny, tiny_examples
+from .tiny import FAMILIES, LABELS, save_tiny, tiny_examples
 from .tolerance import within
 
-METRICS = [family.command for family in FAMILIES.values() if family.table and family.command != "own"]
+METRICS = [family.command for family in catalogue.FAMILIES.values() if family.table and family.command != "own"]
 PRINTED = 0.5e-4
 """What four decimals leave out."""
 
@@ -185,6 +186,19 @@ def test_the_dual_form_is_given_as_json_too(sweep, capsys):
     assert found["dtype"] == "float64"
     assert all(len(numbers) == 3 for numbers in found["layers"].values())
     assert max(found["layers"]["softmax"]) < found["tolerance"] < min(found["layers"]["softmax_control"])
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "qwen3"])
+def test_commands_take_a_model_of_every_family(sweep, family, tmp_path, capsys):
+    settings = [str(sweep), "--set", f"model={save_tiny(tmp_path, family=family)}"]
+    said = {}
+    for name, arguments in (("dual", ["dual"]), ("plan", ["plan"]), ("kendall", ["kendall"]), ("normed", ["kendall"])):
+        field = "query_normed" if name == "normed" else "query"
+        assert main([*arguments, *settings, "--set", f"measures.query_field={field}"]) == 0
+        said[name] = capsys.readouterr().out
+    assert "The identities hold" in said["dual"]
+    assert "of weights" in said["plan"]
+    assert said["normed"] == said["kendall"], "without a norm of heads, queries are the same before and after it"
 
 
 def test_every_name_of_the_interface_is_there():

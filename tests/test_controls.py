@@ -28,7 +28,7 @@ from .reference.finetune import FinetuneSettings
 from .reference.prompts import TaskSettings
 from .rounding import rounding_bounds
 from .test_equals_plain import RANDOM
-from .tiny import LABELS, TEMPLATE, label_ids, save_tiny, tiny_examples, tiny_tokenizer
+from .tiny import ANATOMIES, LABELS, TEMPLATE, label_ids, save_tiny, tiny_examples, tiny_tokenizer
 from .tolerance import assert_same_values
 
 K, RATE = 5, 0.05
@@ -40,10 +40,8 @@ EVERY = Controls(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    """A study of the tiny model with every control switched on."""
-    directory = save_tiny(tmp_path_factory.mktemp("model"), loud=label_ids(tiny_tokenizer()))
+def study_of(directory):
+    """A study of a model with every control switched on."""
     config = validate_config(
         {
             "name": "tiny",
@@ -62,6 +60,11 @@ def study(tmp_path_factory):
         return Examples(tuple(config.task.query({"text": t}) for t, _ in pairs), tuple(label for _, label in pairs))
 
     return Study(config, Dataset(examples(TRAIN), examples(()), examples(MEASURED), "test"))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return study_of(save_tiny(tmp_path_factory.mktemp("model"), loud=label_ids(tiny_tokenizer())))
 
 
 @pytest.fixture(scope="module")
@@ -157,14 +160,23 @@ def test_a_random_step_is_as_long_as_fine_tunings_in_every_projection_and_points
     assert not torch.equal(other_noise.stacks[0, "k_proj"].weight, moved.stacks[0, "k_proj"].weight)
 
 
-def test_a_random_step_equals_the_plain_measurement_of_the_moved_model(bench, bounds):
+def moved_at_random(bench):
+    """The plain model after a random step as long as that of fine-tuning on seed 4's demonstrations."""
     model = bench.loaded.model
     tuned = finetune(model, [bench.study.demonstrations(bench.loaded.tokenizer, 4)], Finetune(learning_rate=RATE))
     twin = eager(model)
     with torch.no_grad():
         for (index, name), stack in random_step(model, tuned, [4], 0).stacks.items():
-            getattr(twin.model.layers[index].self_attn, name).weight.copy_(stack.weight[0])
-    expected = plain_numbers(bench, model, chosen(4), ft_model=twin)
+            linear = getattr(twin.model.layers[index].self_attn, name)
+            linear.weight.copy_(stack.weight[0])
+            if linear.bias is not None:
+                linear.bias.copy_(stack.bias[0])
+    return twin
+
+
+def test_a_random_step_equals_the_plain_measurement_of_the_moved_model(bench, bounds):
+    model = bench.loaded.model
+    expected = plain_numbers(bench, model, chosen(4), ft_model=moved_at_random(bench))
     assert_plain(bench, bounds, "random_step", expected)
     assert expected["simaou", "icl-ft", -1] != pytest.approx(measured(bench, "none")["simaou", "icl-ft", -1], abs=0.01)
 
@@ -191,17 +203,43 @@ def test_an_untrained_model_is_drawn_for_each_seed_and_keeps_what_it_should(benc
     assert seen[0]["simaou", "icl-ft", -1] != pytest.approx(seen[2]["simaou", "icl-ft", -1], abs=1e-4)
 
 
-def test_an_untrained_models_numbers_are_those_of_the_plain_measurement(bench, bounds, monkeypatch):
-    made = []
+@pytest.fixture
+def made(monkeypatch):
+    """The untrained models that are drawn."""
+    found = []
 
     def keep(*arguments):
-        made.append(fresh_model(*arguments))
-        return made[-1]
+        found.append(fresh_model(*arguments))
+        return found[-1]
 
     monkeypatch.setattr("raydual.measure.bench.fresh_model", keep)
+    return found
+
+
+def test_an_untrained_models_numbers_are_those_of_the_plain_measurement(bench, bounds, made):
     found = measured(bench, "untrained")
     expected = plain_numbers(bench, made[0].model, chosen(4))
     assert_same_values(found, expected, bounds, 4, "untrained", drawn=RANDOM)
+
+
+@pytest.mark.parametrize("anatomy", ["llama with biases", "tied qwen2 of wide heads"])
+def test_the_controls_of_other_families_equal_the_plain_measurement(anatomy, tmp_path, made):
+    study = study_of(save_tiny(tmp_path, loud=label_ids(tiny_tokenizer()), **ANATOMIES[anatomy]))
+    bench = Bench(load_model(study.config.model), study)
+    names = ("random_step", "untrained", "trained_embeddings")
+    bounds = rounding_bounds(bench.loaded, study, [study.unit(4, control_named(name), [4]) for name in names])
+    expected = plain_numbers(bench, bench.loaded.model, chosen(4), ft_model=moved_at_random(bench))
+    assert_plain(bench, bounds, "random_step", expected)
+    trained = bench.loaded.model.state_dict()
+    for name in names[1:]:
+        made.clear()
+        found = measured(bench, name)
+        fresh = made[0].model
+        assert type(fresh) is type(bench.loaded.model)
+        for key, weight in fresh.state_dict().items():
+            kept = name == "trained_embeddings" and "_proj." not in key
+            assert torch.equal(weight, trained[key]) == kept, key
+        assert_same_values(found, plain_numbers(bench, fresh, chosen(4)), bounds, 4, name, drawn=RANDOM)
 
 
 def test_the_trained_model_is_as_it_was_after_every_control(bench):

@@ -23,7 +23,7 @@ from raydual.model.loading import load_model
 from raydual.model.passes import Rows, encode_prefix, hidden_states
 from raydual.model.recording import Recorder
 
-from .tiny import VOCABULARY, tiny_model
+from .tiny import ANATOMIES, VOCABULARY, tiny_model
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
@@ -43,8 +43,7 @@ def embedded():
 
 
 SETTINGS = {
-    "tiny": lambda: (tiny_model(), *random_prompt()),
-    "tiny with biases": lambda: (tiny_model(attention_bias=True), *random_prompt()),
+    **{name: lambda over=over: (tiny_model(**over), *random_prompt()) for name, over in ANATOMIES.items()},
     "embedded": embedded,
 }
 
@@ -195,14 +194,19 @@ def rows_of(*lengths):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
-def test_a_whole_model_with_linear_attention_equals_the_loop(bias):
-    model, rows = tiny_model(dtype=torch.float64, attention_bias=bias), rows_of(9, 4, 7)
-    seen = {name: [] for name in ("q_norm", "k_norm", "v_proj", "o_proj")}
+@pytest.mark.parametrize("anatomy", ["qwen3", "qwen3 with biases", "llama with biases", "qwen2"])
+def test_a_whole_model_with_linear_attention_equals_the_loop(anatomy):
+    model, rows = tiny_model(dtype=torch.float64, **ANATOMIES[anatomy]), rows_of(9, 4, 7)
+    seen = {name: [] for name in ("query", "key", "value", "o_proj")}
     rotary = []
     for layer in model.model.layers:
-        for name in ("q_norm", "k_norm", "v_proj"):
-            module = layer.self_attn.get_submodule(name)
+        block = layer.self_attn
+        last = {
+            "query": getattr(block, "q_norm", block.q_proj),
+            "key": getattr(block, "k_norm", block.k_proj),
+            "value": block.v_proj,
+        }
+        for name, module in last.items():
             module.register_forward_hook(lambda _m, _i, out, name=name: seen[name].append(out))
         layer.self_attn.o_proj.register_forward_pre_hook(lambda _, args: seen["o_proj"].append(args[0]))
         layer.self_attn.register_forward_pre_hook(
@@ -211,8 +215,8 @@ def test_a_whole_model_with_linear_attention_equals_the_loop(bias):
     with linear_attention_model(model):
         states = hidden_states(model, rows)
     for q, k, v, out, turn in zip(*seen.values(), rotary, strict=True):
-        q, k = apply_rotary_pos_emb(q.transpose(1, 2), k.transpose(1, 2), *turn)
-        v = v.view(*v.shape[:2], -1, 10).transpose(1, 2)
+        q, k, v = (x.view(*x.shape[:2], -1, block.head_dim).transpose(1, 2) for x in (q, k, v))
+        q, k = apply_rotary_pos_emb(q, k, *turn)
         expected = looped(q, k, v, rows.real).flatten(2)
         torch.testing.assert_close(out[rows.real], expected[rows.real], rtol=1e-10, atol=1e-10)
     with linear_attention_model(model):

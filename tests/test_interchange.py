@@ -10,11 +10,13 @@ import scipy.stats
 
 from raydual.commands import main
 from raydual.controls import MEASUREMENT
+from raydual.loading import load_config
 from raydual.measure.interchange import SCHEMAS, record_seed
 from raydual.measure.single import Laboratory
 
 from .rounding import rounding_bounds
 from .test_cli import bounds, measured, sweep  # noqa: F401
+from .tiny import FAMILIES, save_tiny
 from .tolerance import within
 
 
@@ -73,6 +75,16 @@ def published_analysis(recording):
 def test_a_published_analysis_of_a_recording_finds_the_sweeps_numbers(recording, measured, bounds):  # noqa: F811
     ours = {(r["metric"], r["condition"]): r["value"] for r in measured if r["seed"] == 1 and r["layer"] == -1}
     for key, value in published_analysis(recording).items():
+        assert within(ours[key], value, bounds[1, "none", *key, -1]), key
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "qwen3"])
+def test_recordings_of_other_families_are_analysed_alike(sweep, family, tmp_path):  # noqa: F811
+    laboratory = Laboratory(load_config(sweep, [f"model={save_tiny(tmp_path, family=family)}"]))
+    study = laboratory.study
+    bounds = rounding_bounds(laboratory.loaded, study, [study.unit(1, MEASUREMENT, [1])])  # noqa: F811
+    ours = {(r["metric"], r["condition"]): r["value"] for r in laboratory.measure(1) if r["layer"] == -1}
+    for key, value in published_analysis(record_seed(laboratory, 1)).items():
         assert within(ours[key], value, bounds[1, "none", *key, -1]), key
 
 

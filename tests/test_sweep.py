@@ -9,16 +9,18 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from raydual.errors import UserError
 from raydual.loading import load_config, validate_config
 from raydual.measure.study import prepare_study
+from raydual.metrics.catalogue import CATALOGUE
 from raydual.pipeline import execute
 from raydual.results import RunDirectory
 from raydual.sweep import main
 
 from .sweeping import SEEDS, tiny_settings
-from .tiny import save_tiny
+from .tiny import FAMILIES, save_tiny
 from .tolerance import Rounding, assert_same_run
 
 
@@ -161,8 +163,6 @@ def _whole(line):
 
 
 def test_a_killed_run_goes_on_to_the_same_summary(uninterrupted, inputs, tmp_path):
-    import yaml
-
     sweep = tmp_path / "tiny.yaml"
     sweep.write_text(yaml.safe_dump(tiny_settings(inputs)))
     run = RunDirectory(tmp_path / "killed")
@@ -270,8 +270,6 @@ def test_an_address_without_a_cluster_is_one_clear_line(tmp_path):
 
 
 def test_main_reports_mistakes_by_exit_code(inputs, tmp_path, capsys):
-    import yaml
-
     sweep = Path(tmp_path / "tiny.yaml")
     sweep.write_text(yaml.safe_dump(tiny_settings(inputs)))
     output = ["--output", str(tmp_path / "out")]
@@ -284,8 +282,6 @@ def test_main_reports_mistakes_by_exit_code(inputs, tmp_path, capsys):
 
 def test_a_sweep_with_axes_runs_every_cell_and_goes_on_where_it_stopped(inputs, tmp_path, capsys):
     import shutil
-
-    import yaml
 
     sweep, output = tmp_path / "cells.yaml", tmp_path / "cells"
     one = tiny_settings(inputs, seeds=3, search={}, controls={}, split={"measured": 9}, finetune={"learning_rate": 0.1})
@@ -306,3 +302,26 @@ def test_a_sweep_with_axes_runs_every_cell_and_goes_on_where_it_stopped(inputs, 
     assert kept.stat().st_mtime_ns == before
     assert_same_summary(RunDirectory(output / "cells" / "5"), alone, 0)
     assert (output / "report.html").is_file()
+
+
+def test_models_of_other_families_are_measured_from_start_to_report(inputs, tmp_path, capsys):
+    models = [save_tiny(tmp_path / family, family=family) for family in FAMILIES if family != "qwen3"]
+    settings = tiny_settings(
+        inputs,
+        model=list(map(str, models)),
+        seeds=3,
+        split={"selection": 6, "measured": 9},
+        search={"seeds": {"keep": 2, "slices": [6]}, "finetune": {"learning_rate": [0.02, 0.2], "seeds": 1}},
+        controls={"random_step": True, "untrained": True},
+    )
+    sweep, output = tmp_path / "families.yaml", tmp_path / "run"
+    sweep.write_text(yaml.safe_dump(settings))
+    assert main([str(sweep), "--output", str(output)]) == 0
+    assert "failed" not in capsys.readouterr().out
+    for model in models:
+        run = RunDirectory(output / "cells" / model.name)
+        summary = run.summary().to_pylist()
+        assert {row["metric"] for row in summary} == set(CATALOGUE)
+        assert {row["control"] for row in summary} == {"none", "random_step", "untrained"}
+        assert {row["n"] for row in summary if row["metric"] == "simaou"} == {2}
+        assert run.report_file.is_file()

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import Qwen3ForCausalLM
+from transformers import PreTrainedModel
 
 from raydual.config import Measures
 from raydual.measure.call import arrays
@@ -85,7 +85,7 @@ class Recordings:
     icl: Pass
     ft: Pass
     measures: Measures
-    model: Qwen3ForCausalLM
+    model: PreTrainedModel
     stacks: Stacks
     context_updates: Sequence[Tensor]
     simdual: Float[Tensor, "G n layers"]

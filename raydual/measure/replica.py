@@ -19,6 +19,7 @@ from raydual.measure.rows import Row, example_row, failure_row, layer_rows, valu
 from raydual.measure.weight_updates import DualRecorder, context_updates
 from raydual.metrics.catalogue import Key
 from raydual.metrics.measure import Measure, Of
+from raydual.model.anatomy import KEY
 from raydual.model.attention import Prefix
 from raydual.model.finetune import Tuned, finetune
 from raydual.model.loading import LoadedModel
@@ -200,7 +201,7 @@ class Replica:
             icl, simdual = self._in_context(chunk, count, prefix, tuned)
             with with_projections(self.model, tuned.stacks):
                 ft = self._run(chunk, "ft", count)
-            if (0, "k_proj") not in tuned.stacks:
+            if (0, KEY) not in tuned.stacks:
                 # The first layer's scores are then those of zero-shot; what rounding parts, ΔSimAM takes for a change.
                 ft.fields["scores_query"][:, 0] = zsl.fields["scores_query"][:, 0].repeat(count, 1, 1)
             yield chunk, {"zsl": zsl, "icl": icl, "ft": ft}, simdual
