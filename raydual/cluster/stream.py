@@ -54,7 +54,8 @@ class Tokenize:
         study: Study = ray.get(self.study)
         control = control_named(row["control"])
         units = [Unit(seed, control, other) for seed, other in zip(row["seeds"], row["tuned_on"], strict=True)]
-        cases = [_case(study, unit) for unit in units]
+        tokenizer = _tokenizer(study.source)
+        cases = [_case(study, tokenizer, unit) for unit in units]
         return {
             "group": Group(
                 control,
@@ -64,9 +65,9 @@ class Tokenize:
         }
 
 
-def _case(study: Study, unit: Unit) -> Case | Broken:
+def _case(study: Study, tokenizer: Any, unit: Unit) -> Case | Broken:
     try:
-        return study.case(_tokenizer(study.source), unit)
+        return study.case(tokenizer, unit)
     except UserError as error:
         return Broken(unit.seed, unit.control.name, str(error))
     except Exception as error:
