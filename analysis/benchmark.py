@@ -40,7 +40,8 @@ from raydual.errors import UserError, exit_on_user_error
 from raydual.estimate import TABLE
 from raydual.measure.replica import Replica
 from raydual.measure.rows import Row
-from raydual.model.cost import FlopFormula, Shape, Work
+from raydual.model.anatomy import Shape
+from raydual.model.cost import FlopFormula, Work
 from raydual.tasks.prompts import DemonstrationSet
 
 

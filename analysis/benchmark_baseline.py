@@ -9,7 +9,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from transformers import Qwen3ForCausalLM
+from transformers import PreTrainedModel
 
 from analysis.benchmark_parts import Clock
 from analysis.benchmark_setup import Setup
@@ -83,7 +83,7 @@ def plain_seed(setup: Setup, seed: int, examples: int | None = None) -> Mapping[
 def measure_baseline(setup: Setup, seeds: Sequence[int]) -> tuple[dict[int, Mapping[Key, float]], BaselineTime]:
     """The numbers of `seeds` and the seconds that a seed took, after a few untimed examples."""
     clock = Clock(setup.loaded.device)
-    with _watched(clock):
+    with _watched(clock, type(setup.loaded.model)):
         plain_seed(setup, seeds[0], min(2, len(setup.queries)))
         clock.seconds.clear()
         with clock.part("rest"):
@@ -94,11 +94,11 @@ def measure_baseline(setup: Setup, seeds: Sequence[int]) -> tuple[dict[int, Mapp
 
 
 @contextmanager
-def _watched(clock: Clock) -> Iterator[None]:
-    """Time the baseline's passes and its fine-tuning, which is made to work in bfloat16 as well."""
-    tune, forward = clock.timed(_in_float32(plain.finetune), "fine-tuning"), Qwen3ForCausalLM.forward
+def _watched(clock: Clock, kind: type[PreTrainedModel]) -> Iterator[None]:
+    """Time the passes of the baseline's `kind` of model, and its fine-tuning, made to work in bfloat16 as well."""
+    tune, forward = clock.timed(_in_float32(plain.finetune), "fine-tuning"), kind.forward
 
-    def timed_forward(model: Qwen3ForCausalLM, *args: Any, **kwargs: Any) -> Any:
+    def timed_forward(model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
         # A training step's forward is part of the fine-tuning.
         if clock.inside("fine-tuning"):
             return forward(model, *args, **kwargs)
@@ -108,7 +108,7 @@ def _watched(clock: Clock) -> Iterator[None]:
     with (
         mock.patch.object(plain, "finetune", tune),
         mock.patch.object(plain, "record", clock.timed(plain.record, "recording")),
-        mock.patch.object(Qwen3ForCausalLM, "forward", timed_forward),
+        mock.patch.object(kind, "forward", timed_forward),
     ):
         yield
 
@@ -116,7 +116,7 @@ def _watched(clock: Clock) -> Iterator[None]:
 def _in_float32(tune: Callable) -> Callable:
     """The plain fine-tuning on a float32 copy of the model, given back in the model's own dtype."""
 
-    def wrapped(model: Qwen3ForCausalLM, *args: Any) -> Any:
+    def wrapped(model: PreTrainedModel, *args: Any) -> Any:
         if model.dtype == torch.float32:
             return tune(model, *args)
         found = tune(copy.deepcopy(model).float(), *args)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from raydual.errors import shown
+from raydual.model.anatomy import TRAINABLE, Trainable
 from raydual.tasks.task import Name, Task, builtin_tasks
 
 LARGEST = 2**63
@@ -67,10 +68,7 @@ class Finetune(Settings):
     gradient: Literal["full", "layer_causal"] = Field(
         default="full", description="layer_causal: each layer learns from what it and those below it compute (Deutch)"
     )
-    projections: Annotated[tuple[Literal["k_proj", "v_proj"], ...], Field(min_length=1)] = (
-        "k_proj",
-        "v_proj",
-    )
+    projections: Annotated[tuple[Trainable, ...], Field(min_length=1)] = TRAINABLE
 
     _projections_distinct = field_validator("projections")(_distinct)
 
@@ -126,7 +124,7 @@ class Measures(Settings):
 
     update_field: Literal["attn_out", "hidden"] = Field(default="attn_out", description="h of SimAOU")
     query_field: Literal["query", "query_normed"] = Field(
-        default="query", description="Kendall's: before, after q_norm"
+        default="query", description="Kendall's: before, after the heads' norm (the same where a family has none)"
     )
     keep_first_token: Flag = Field(default=False, description="keep each text's first token in SimAM and Kendall")
     kendall_examples: Count | None = Field(default=None, description="Kendall on the first so many; None: all")

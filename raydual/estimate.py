@@ -11,7 +11,8 @@ from raydual.config import SweepConfig
 from raydual.controls import controls_of
 from raydual.errors import UserError
 from raydual.measure.study import Study
-from raydual.model.cost import TRAINING, FlopFormula, MemoryFormula, Shape, Work
+from raydual.model.anatomy import Shape
+from raydual.model.cost import TRAINING, FlopFormula, MemoryFormula, Work
 from raydual.tasks.prompts import DemonstrationSet, Queries
 
 TABLE = Path(__file__).with_name("benchmarks.csv")

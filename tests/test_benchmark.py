@@ -13,7 +13,8 @@ from analysis.benchmark_baseline import RANDOM, compare
 from analysis.benchmark_parts import PARTS, Clock
 from analysis.benchmark_setup import make_setup
 from raydual.measure.replica import Replica
-from raydual.model.cost import TRAINING, FlopFormula, Shape
+from raydual.model.anatomy import Shape
+from raydual.model.cost import TRAINING, FlopFormula
 from raydual.tasks.tokens import encode
 
 from . import test_equals_plain

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from transformers import Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM
 
 from raydual.controls import MEASUREMENT, control_named
 from raydual.loading import validate_config
@@ -101,7 +101,7 @@ def test_on_an_untrained_model_the_report_says_that_nothing_was_learnt(tmp_path)
     """A model as transformers initialises it: what it shows, any untrained model does."""
     directory = save_tiny(tmp_path / "model")
     torch.manual_seed(0)
-    Qwen3ForCausalLM(tiny_config()).save_pretrained(directory)
+    AutoModelForCausalLM.from_config(tiny_config()).save_pretrained(directory)
     (tmp_path / "reviews.csv").write_text("text,label\n" + "".join(f'"{t}",{i}\n' for t, i in tiny_examples(90)))
     config = validate_config(
         {

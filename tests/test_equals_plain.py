@@ -26,7 +26,7 @@ from .reference.finetune import FinetuneSettings
 from .reference.forward import record
 from .reference.prompts import TaskSettings
 from .rounding import rounding_bounds, tensor_bounds
-from .tiny import LABELS, TEMPLATE, label_ids, save_tiny, tiny_examples, tiny_tokenizer
+from .tiny import ANATOMIES, LABELS, TEMPLATE, label_ids, save_tiny, tiny_examples, tiny_tokenizer
 from .tolerance import assert_same_rows, assert_same_values
 
 K = 5
@@ -93,12 +93,21 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
-def test_every_metric_equals_the_plain_one(tmp_path, case, bias):
-    if bias and case != "as Dai":
-        pytest.skip("one case with biases is enough")
-    directory = save_tiny(tmp_path, attention_bias=bias, loud=label_ids(tiny_tokenizer()))
+COMBINATIONS = [
+    *((case, "qwen3") for case in CASES),
+    ("as Dai", "qwen3 with biases"),
+    ("as Dai", "llama with biases"),
+    ("as Dai", "qwen2"),
+    ("normalised queries", "tied llama"),
+    ("values only", "llama with biases"),
+    ("label loss, adamw, two epochs", "qwen2"),
+    ("layer-causal", "tied qwen2 of wide heads"),
+]
+
+
+@pytest.mark.parametrize(("case", "anatomy"), COMBINATIONS)
+def test_every_metric_equals_the_plain_one(tmp_path, case, anatomy):
+    directory = save_tiny(tmp_path, loud=label_ids(tiny_tokenizer()), **ANATOMIES[anatomy])
     config = sweep(directory, **CASES[case], execution={"batch_size": 5})
     loaded, pairs = load_model(str(directory)), tiny_examples()
     study = study_of(config, pairs)
@@ -137,10 +146,20 @@ def test_random_baselines_agree_with_simulation_within_their_spread(tiny_directo
         assert found == pytest.approx(expected[metric, "icl-ft", -1], abs=4 * 0.35 / math.sqrt(51)), metric
 
 
+def setting_of(directory):
+    study, loaded = study_of(sweep(directory), tiny_examples()), load_model(str(directory))
+    return study, loaded, *prompts(loaded, study)
+
+
 @pytest.fixture(scope="module")
 def setting(tiny_directory):
-    study, loaded = study_of(sweep(tiny_directory), tiny_examples()), load_model(str(tiny_directory))
-    return study, loaded, *prompts(loaded, study)
+    return setting_of(tiny_directory)
+
+
+@pytest.fixture(scope="module", params=ANATOMIES)
+def anatomy(request, tmp_path_factory):
+    """A setting of every anatomy."""
+    return setting_of(save_tiny(tmp_path_factory.mktemp("anatomy"), **ANATOMIES[request.param]))
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +168,8 @@ def bounds(setting):
     return bounds_of(loaded, study)
 
 
-def test_every_recorded_tensor_equals_the_plain_one(setting):
-    _, loaded, queries, sets = setting
+def test_every_recorded_tensor_equals_the_plain_one(anatomy):
+    _, loaded, queries, sets = anatomy
     eager = copy.deepcopy(loaded.model)
     eager.set_attn_implementation("eager")
 
@@ -186,16 +205,16 @@ def test_every_recorded_tensor_equals_the_plain_one(setting):
                         np.testing.assert_allclose(value, expected, rtol=0, atol=bounds[name], err_msg=name)
 
 
-def test_logits_and_gradients_with_padding_and_prefix_equal_the_plain_ones(setting):
-    _, loaded, queries, sets = setting
+def test_logits_and_gradients_with_padding_and_prefix_equal_the_plain_ones(anatomy):
+    _, loaded, queries, sets = anatomy
     prompt, lengths = sets[0].prefix, [len(q) for q in queries.in_context[:6]]
     assert len(set(lengths)) > 2, "the rows must be padded differently"
     rows = Rows.pad(list(queries.in_context[:6]), loaded.device)
 
     def gradients(model, logits_of):
         for layer in model.model.layers:
-            layer.self_attn.k_proj.weight.requires_grad_(True)
-            layer.self_attn.v_proj.weight.requires_grad_(True)
+            layer.self_attn.k_proj.requires_grad_(True)
+            layer.self_attn.v_proj.requires_grad_(True)
         logits = logits_of(model)
         logits.square().mean().backward()
         found = [p.grad.clone() for p in model.parameters() if p.grad is not None]
@@ -213,7 +232,8 @@ def test_logits_and_gradients_with_padding_and_prefix_equal_the_plain_ones(setti
     slow.set_attn_implementation("eager")
     logits, grads = gradients(fast, shared)
     expected_logits, expected_grads = gradients(slow, one_by_one)
-    assert len(grads) == len(expected_grads) == 2 * len(fast.model.layers)
+    biased = fast.model.layers[0].self_attn.k_proj.bias is not None
+    assert len(grads) == len(expected_grads) == (4 if biased else 2) * len(fast.model.layers)
 
     def both(model):
         logits, grads = gradients(model, one_by_one)

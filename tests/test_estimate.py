@@ -6,6 +6,7 @@ import re
 import shutil
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from raydual import estimate as module
 from raydual.cli import main
@@ -13,8 +14,11 @@ from raydual.errors import UserError
 from raydual.estimate import TABLE, estimate, hardware_named
 from raydual.loading import validate_config
 from raydual.measure.study import prepare_study
-from raydual.model.cost import MemoryFormula, Shape
+from raydual.model.anatomy import Shape
+from raydual.model.cost import MemoryFormula
 from raydual.sweep import SWEEPS
+
+from .tiny import ANATOMIES, FAMILIES, save_tiny, tiny_model
 
 SWEEP = {
     "name": "s", "task": "sst2", "data": "embedded", "demonstrations": 4, "seeds": 16,
@@ -73,12 +77,21 @@ def test_memory_is_that_of_the_longest_prompt_and_the_models_weights():
     assert found.a_seed == formula.seed(longest, query, study.config.finetune)
 
 
-def test_the_number_of_weights_is_the_models():
-    from raydual.model.loading import load_model
+@pytest.mark.parametrize("anatomy", ANATOMIES)
+def test_the_number_of_weights_is_the_models(anatomy):
+    model = tiny_model(**ANATOMIES[anatomy])
+    shape = Shape.of(model.config.to_dict())
+    assert shape.parameters == model.num_parameters()
+    projections = (p for name, p in model.named_parameters() if "_proj.weight" in name)
+    assert shape.layers * shape.block == sum(p.numel() for p in projections)
 
-    model = load_model().model
-    norms = sum(p.numel() for name, p in model.named_parameters() if "norm" in name)
-    assert Shape.of(model.config.to_dict()).parameters + norms == sum(p.numel() for p in model.parameters())
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_plan_counts_the_weights_of_every_family(family, tmp_path):
+    directory = save_tiny(tmp_path, family=family)
+    loaded = AutoModelForCausalLM.from_pretrained(directory)
+    (directory / "model.safetensors").unlink()
+    assert work(model=str(directory))[1].weights == 4 * loaded.num_parameters()
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from raydual.measure.grouping import Groups, group_size
 from raydual.measure.scoring import Scorer
 from raydual.measure.single import attention_weights, record
 from raydual.measure.study import Study
-from raydual.model.cost import MemoryFormula, Shape
+from raydual.model.anatomy import Shape
+from raydual.model.cost import MemoryFormula
 from raydual.model.loading import load_model
 from raydual.tasks.examples import Dataset, Examples
 

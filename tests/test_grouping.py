@@ -11,7 +11,8 @@ from raydual.measure.bench import Bench
 from raydual.measure.grouping import Groups, group_size
 from raydual.measure.replica import Replica
 from raydual.measure.single import Laboratory
-from raydual.model.cost import MemoryFormula, Shape
+from raydual.model.anatomy import Shape
+from raydual.model.cost import MemoryFormula
 
 from .rounding import rounding_bounds, search_bounds
 from .tolerance import assert_same_rows, within

@@ -12,7 +12,7 @@ import raydual
 ROOT = Path(raydual.__file__).parent
 FLOORS = (
     {"errors", "embedded", "pulse", "stopping"},
-    {"files", "yaml_text", "hub"},
+    {"files", "yaml_text", "hub", "model.anatomy"},
     {"tasks.task", "schemas", "storage"},
     {"tables", "lock", "journal", "measurements"},
     {"config"},
@@ -29,7 +29,7 @@ FLOORS = (
 RAY = {"cluster"}
 NO_TORCH = [
     *("config", "loading", "results", "reduce", "report", "sweep", "cli", "tasks.prompts", "model.source"),
-    *("files", "yaml_text", "hub", "tasks.files", "model.checkpoint"),
+    *("files", "yaml_text", "hub", "tasks.files", "model.anatomy", "model.checkpoint"),
     *(
         "estimate",
         "model.cost",

@@ -11,20 +11,22 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM
 
-from raydual.model.checkpoint import expected_shapes, read_config
+from raydual.model.anatomy import FAMILIES, expected_shapes
+from raydual.model.checkpoint import read_config
 from raydual.model.loading import load_model
 from raydual.model.source import ModelSource
 
+from . import tiny
 from .test_tasks import told
-from .tiny import BASE, save_tiny
+from .tiny import ANATOMIES, BASE, save_tiny
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 KEYS = "model.layers.1.self_attn.k_proj.weight"
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-KINDS = {"plain": {}, "tied": {"tie_word_embeddings": True}, "biased": {"attention_bias": True}}
+KINDS = ANATOMIES | {"plain": {}, "tied": {"tie_word_embeddings": True}, "biased": {"attention_bias": True}}
 Change = Callable[[Path], object]
 
 
@@ -202,6 +204,73 @@ FROM_HEADERS = {
 }
 
 
+LONG = {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}
+OF_FAMILIES = {
+    **{
+        f"{mistake}, {kind}": (kind, *FROM_HEADERS[mistake])
+        for kind in ("tied llama", "qwen2")
+        for mistake in ("a missing weight", "whole numbers", "more layers", "a size in words", "quantised")
+    },
+    "a weight of another family": (
+        "tied llama",
+        weights(lambda w: w.update({"model.layers.1.self_attn.q_norm.weight": torch.ones(10)})),
+        "'model.layers.1.self_attn.q_norm.weight' in model.safetensors is no weight of the Llama that config.json",
+    ),
+    "biases of attention": ("tied llama", *FROM_HEADERS["biases"]),
+    "biases of the MLP": (
+        "tied llama",
+        config(mlp_bias=True),
+        "no file holds the weight model.layers.0.mlp.gate_proj.bias",
+    ),
+    "biases in words": ("tied llama", config(mlp_bias="no"), "mlp_bias must be true or false, found 'no'"),
+    "heads that are not whole": (
+        "tied llama",
+        config(num_attention_heads=9),
+        "hidden_size (24) is not a multiple of num_attention_heads (9)",
+    ),
+    "a head's width left out": (
+        "tied llama",
+        config("head_dim"),
+        "k_proj.weight in model.safetensors has the shape [30, 24], but config.json asks for [12, 24]",
+    ),
+    "key heads left out": (
+        "tied llama",
+        config("num_key_value_heads"),
+        "the shape [30, 24], but config.json asks for [60, 24]",
+    ),
+    "a hidden size left out": ("qwen2", config("hidden_size"), "hidden_size is missing"),
+    "heads of an odd width": ("qwen2", config("head_dim", hidden_size=30), "head_dim (5) is odd"),
+    "a bias that is always there": (
+        "qwen2",
+        weights(lambda w: w.pop("model.layers.1.self_attn.v_proj.bias")),
+        "no file holds the weight model.layers.1.self_attn.v_proj.bias",
+    ),
+    "a bias that is never there": (
+        "qwen2",
+        weights(lambda w: w.update({"model.layers.1.self_attn.o_proj.bias": torch.ones(24)})),
+        "no weight of the Qwen2 that config.json describes",
+    ),
+    "a window that is switched on": ("qwen2", config(use_sliding_window=True), "attends through a sliding window"),
+    "a window without a switch": ("tied llama", config(sliding_window=64), "attends through a sliding window"),
+    "attention in chunks": ("tied llama", config(attention_chunk_size=64), "attends through a sliding window"),
+    "no causality": ("qwen2", config(is_causal=False), "attends to later tokens too (is_causal: false)"),
+    "positions by length": ("tied llama", config(rope_parameters=LONG), "'longrope', whose frequencies depend on"),
+    "positions by length, as they were written": ("tied llama", config(rope_scaling=LONG), "'longrope', whose"),
+    "heads turned in part": ("tied llama", config(partial_rotary_factor=0.5), "turns only a part of every head"),
+    "experts": (
+        "plain",
+        config(model_type="qwen3_moe"),
+        "is of type 'qwen3_moe'; raydual measures dense models of the families Qwen3, Llama, Qwen2 only",
+    ),
+    "no family": ("plain", config("model_type"), "is of type None; raydual measures dense models"),
+    "a list of families": ("plain", config(model_type=["qwen3"]), "is of type ['qwen3']; raydual measures"),
+}
+
+
+def test_every_family_has_a_tiny_model():
+    assert tiny.FAMILIES.keys() == FAMILIES.keys() == {over.get("family", "qwen3") for over in ANATOMIES.values()}
+
+
 @pytest.fixture
 def broken(sound, tmp_path):
     def make(change: Change, kind: str = "plain") -> Path:
@@ -212,10 +281,13 @@ def broken(sound, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("mistake", FROM_HEADERS)
+MISTAKES = {name: ("plain", *mistake) for name, mistake in FROM_HEADERS.items()} | OF_FAMILIES
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
 def test_what_the_headers_tell_is_told_before_anything_starts(mistake, broken, refused, tmp_path, capsys):
-    change, message = FROM_HEADERS[mistake]
-    model = broken(change)
+    kind, change, message = MISTAKES[mistake]
+    model = broken(change, kind)
     (tmp_path / "s.yaml").write_text(BASE + "model: model\n")
     (line,) = refused(tmp_path / "s.yaml")
     assert line.startswith("model: ")
@@ -275,8 +347,7 @@ def without_prefix(found: dict) -> dict:
 
 SOUND = {
     "as it is": ("plain", lambda model: None),
-    "tied": ("tied", lambda model: None),
-    "biased": ("biased", lambda model: None),
+    **{kind: (kind, lambda model: None) for kind in KINDS if kind not in ("plain", "qwen3")},
     "sharded": ("plain", sharded()),
     "tied, with its head": ("tied", weights(lambda w: w.update({HEAD: w[EMBEDDING].clone()}))),
     "tied, with its head alone": ("tied", weights(lambda w: w.update({HEAD: w.pop(EMBEDDING)}))),
@@ -284,6 +355,21 @@ SOUND = {
     "with what older versions saved": (
         "plain",
         weights(lambda w: w.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(5)})),
+    ),
+    "a llama of older versions": (
+        "tied llama",
+        both(
+            weights(lambda w: w.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(5)})),
+            config(pretraining_tp=2, rope_scaling=None, rope_theta=1e4),
+        ),
+    ),
+    "a llama of scaled positions": (
+        "llama with biases",
+        config("rope_parameters", "head_dim", rope_scaling=tiny.LLAMA3, rope_theta=5e5),
+    ),
+    "a qwen2 whose window is switched off": (
+        "qwen2",
+        config("layer_types", sliding_window=64, use_sliding_window=False, max_window_layers=1),
     ),
     "in half": ("plain", weights(lambda w: {name: values.half() for name, values in w.items()})),
     "in double": ("plain", weights(lambda w: {name: values.double() for name, values in w.items()})),
@@ -304,7 +390,7 @@ def test_whole_models_are_loaded_with_their_own_weights(case, broken, sound, cap
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_expected_weights_are_those_of_transformers(kind, sound):
-    model = Qwen3ForCausalLM.from_pretrained(sound[kind])
+    model = AutoModelForCausalLM.from_pretrained(sound[kind])
     shapes = {name: tuple(values.shape) for name, values in model.named_parameters()}
     assert expected_shapes(read_config(sound[kind] / "config.json")) == shapes
 

@@ -264,7 +264,7 @@ def test_each_mistake_in_a_model_directory_names_its_place(tiny_directory, tmp_p
     message = told(empty.tokenizer)
     assert "has no tokenizer.json" in message
     assert "save_pretrained" in message
-    assert "is of type 'llama'" in told(changed_config(tiny_directory, tmp_path / "a", model_type="llama").config)
+    assert "is of type 'gpt2'" in told(changed_config(tiny_directory, tmp_path / "a", model_type="gpt2").config)
     for window in ({"use_sliding_window": True}, {"layer_types": ["full_attention", "sliding_attention"]}):
         assert "sliding window" in told(changed_config(tiny_directory, tmp_path / "a", **window).config)
     (tmp_path / "a" / "config.json").write_text("{")

@@ -1,4 +1,4 @@
-"""A Qwen3 with a few thousand random weights, a tokenizer trained on a few sentences, and the sentences."""
+"""Models with a few thousand random weights, a tokenizer trained on a few sentences, and the sentences."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 VOCABULARY = 701
 END = "<|endoftext|>"
@@ -15,6 +15,35 @@ LABELS = ("negative", "positive")
 TEMPLATE = "Sentence: {text} Label:"
 BASE = "name: s\ntask: sst2\ndata: embedded\nseeds: 10\n"
 """A sweep file."""
+
+FAMILIES = {
+    "qwen3": {"hidden_size": 23, "head_dim": 10},
+    "llama": {"hidden_size": 24, "head_dim": 10},
+    "qwen2": {"hidden_size": 24},
+}
+"""Sizes of each family's tiny model. Where no `head_dim` is named, heads are as wide as the hidden size allows."""
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+"""Positions as Llama 3 scales them."""
+ANATOMIES: dict[str, dict[str, Any]] = {
+    "qwen3": {},
+    "qwen3 with biases": {"attention_bias": True},
+    "tied llama": {"family": "llama", "tie_word_embeddings": True},
+    "llama with biases": {
+        "family": "llama", "attention_bias": True, "mlp_bias": True, "head_dim": 4,
+        "rope_parameters": LLAMA3 | {"rope_theta": 1e4},
+    },
+    "qwen2": {"family": "qwen2"},
+    "tied qwen2 of wide heads": {
+        "family": "qwen2", "tie_word_embeddings": True, "head_dim": 10,
+        "rope_parameters": {
+            "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 1e4,
+        },
+    },
+}  # fmt: skip
+"""What of a family's anatomy may differ from model to model, as arguments of `tiny_model`."""
 
 _ADJECTIVES = (
     ("dull", "awful", "weak", "boring", "clumsy", "lifeless"),
@@ -69,41 +98,37 @@ def label_ids(tokenizer: Tokenizer, words: Iterable[str] = LABELS) -> list[int]:
     return [tokenizer.encode(" " + word).ids[0] for word in words]
 
 
-def tiny_config(layers: int = 3, attention_bias: bool = False, **over: Any) -> Qwen3Config:
+def tiny_config(layers: int = 3, family: str = "qwen3", **over: Any) -> PreTrainedConfig:
     """Sizes pairwise different, so that a mixed-up axis shows; 3 key/value heads, 2 query heads for each."""
     settings = {
         "vocab_size": VOCABULARY,
-        "hidden_size": 23,
         "intermediate_size": 29,
         "num_hidden_layers": layers,
         "num_attention_heads": 6,
         "num_key_value_heads": 3,
-        "head_dim": 10,
         "max_position_embeddings": 2048,
-        "attention_bias": attention_bias,
         "attn_implementation": "eager",
         "bos_token_id": None,
         "eos_token_id": 0,
         "pad_token_id": 0,
     }
-    return Qwen3Config(**{**settings, **over})
+    return AutoConfig.for_model(family, **{**settings, **FAMILIES[family], **over})
 
 
 def tiny_model(
     seed: int = 0,
     layers: int = 3,
     dtype: torch.dtype = torch.float32,
-    attention_bias: bool = False,
     std: float = 0.3,
     loud: Sequence[int] = (),
     **over: Any,
-) -> Qwen3ForCausalLM:
-    """A random Qwen3 in eval mode; `over` goes to its config. Norm weights are scattered about 1.
+) -> PreTrainedModel:
+    """A random model in eval mode; `over` goes to `tiny_config`. Norm weights are scattered about 1.
 
     The tokens `loud` have large output weights, so that the arg-max over the vocabulary is often one of them.
     The weights are drawn in float32 by a generator of its own, so a seed gives the same ones in every dtype.
     """
-    model = Qwen3ForCausalLM(tiny_config(layers, attention_bias, **over))
+    model = AutoModelForCausalLM.from_config(tiny_config(layers, **over), attn_implementation="eager")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -18,7 +18,7 @@ from raydual.cluster.watch import Watch
 from raydual.config import Execution
 from raydual.errors import UserError
 from raydual.measure.study import Study
-from raydual.model.cost import Shape
+from raydual.model.anatomy import Shape
 
 _PROCESS_BYTES = 1e9
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2}

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import Qwen3ForCausalLM
+from transformers import PreTrainedModel
 
 from raydual.model.attention import Prefix
 from raydual.model.passes import Rows, hidden_states, logits
@@ -84,7 +84,7 @@ class Outcome:
 
 
 def run_condition(
-    model: Qwen3ForCausalLM,
+    model: PreTrainedModel,
     rows: Rows,
     label_tokens: Sequence[Sequence[int]],
     fields: tuple[str, ...] = (),
@@ -111,7 +111,7 @@ def _at(states: Tensor, index: Int[Tensor, "rows"]) -> Tensor:
 
 
 def _word_score(
-    model: Qwen3ForCausalLM,
+    model: PreTrainedModel,
     rows: Rows,
     first: Float[Tensor, "rows"],
     word: Sequence[int],

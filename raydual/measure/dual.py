@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import Qwen3ForCausalLM
-from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
+from transformers import PreTrainedModel
 
 from raydual.metrics.similarity import cosine
+from raydual.model.anatomy import KEY, QUERY, VALUE
 from raydual.model.linear import gradient_step_update, linear_attention, weight_update
+from raydual.model.modules import Rotary, normed, output_weight, projection, rotated, split_heads
 from raydual.model.passes import Rows, hidden_states
 from raydual.model.recording import Recorder
 
@@ -37,7 +38,7 @@ class DualReport:
     Errors are relative, ‖left - right‖ / ‖left‖, the largest over the heads. Each `_control` is the error of the
     same identity with the demonstrations' values moved by one token, so paired with wrong keys; it must be large.
     `mass` is λ, mean over the heads. `cosine` is that of the relaxed update ΔW_ICL q with the exact one,
-    λ (o_demo - o_own), both after `o_proj`; NaN where one of them is zero.
+    λ (o_demo - o_own), both after the output projection; NaN where one of them is zero.
     """
 
     softmax: Float[np.ndarray, "layers"]
@@ -127,7 +128,7 @@ class DualParts:
 
 
 def project(
-    module: nn.Module, states: Float[Tensor, "1 tokens hidden"], rotary: tuple[Tensor, Tensor], dtype: torch.dtype
+    module: nn.Module, states: Float[Tensor, "1 tokens hidden"], rotary: Rotary, dtype: torch.dtype
 ) -> Projections:
     """A layer's projections for the last token: computed in the model's dtype, then converted to `dtype`.
 
@@ -135,12 +136,12 @@ def project(
     """
 
     def split(name: str, inputs: Tensor) -> Tensor:
-        return module.get_submodule(name)(inputs).view(*inputs.shape[:2], -1, module.head_dim)
+        return split_heads(module, projection(module, name)(inputs))
 
-    query, key, value = split("q_proj", states[:, -1:]), split("k_proj", states), split("v_proj", states)
+    query, key, value = split(QUERY, states[:, -1:]), split(KEY, states), split(VALUE, states)
     last = (rotary[0][:, -1:], rotary[1][:, -1:])
-    turned_query = _rotate(module.get_submodule("q_norm")(query), last)
-    turned_key = _rotate(module.get_submodule("k_norm")(key), rotary)
+    turned_query = rotated(module, normed(module, QUERY, query), last, heads_axis=2)
+    turned_key = rotated(module, normed(module, KEY, key), rotary, heads_axis=2)
     shared = query.shape[2] // key.shape[2]
 
     def by_head(x: Tensor) -> Tensor:
@@ -157,11 +158,6 @@ def project(
         raw_keys=by_query_head(key),
         scaling=module.scaling,  # type: ignore[arg-type]
     )
-
-
-def _rotate(x: Float[Tensor, "1 n any_heads head_dim"], rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """The rotary embedding of queries or keys."""
-    return apply_rotary_pos_emb(x, x, *rotary, unsqueeze_dim=2)[0]
 
 
 def softmax_attention(inputs: Projections) -> Float[Tensor, "heads head_dim"]:
@@ -189,13 +185,13 @@ class _Verifier(Recorder):
     found: dict[str, list[float]] = field(default_factory=dict)
     watches_inputs = True
 
-    def before_attention(self, module: nn.Module, states: Tensor, rotary: tuple[Tensor, Tensor]) -> None:
+    def before_attention(self, module: nn.Module, states: Tensor, rotary: Rotary) -> None:
         """Verify the layer."""
         inputs = project(module, states, rotary, self.dtype)
         parts = dual_parts(inputs, self.prefix)
         update = inputs.tokens(slice(self.prefix)).linear_weight()
         relaxed = (update @ inputs.raw_query[..., None])[..., 0]
-        weight = module.get_parameter("o_proj.weight").to(self.dtype)
+        weight = output_weight(module, self.dtype)
         by_relaxed, exact = (weight @ change.flatten() for change in (relaxed, parts.change))
         wrong = inputs.mispaired(self.prefix)
         numbers = {
@@ -247,7 +243,7 @@ def _relative_error(left: Float[Tensor, "heads width"], right: Float[Tensor, "he
 
 @torch.no_grad()
 def verify_dual(
-    model: Qwen3ForCausalLM,
+    model: PreTrainedModel,
     prefix: Int[np.ndarray, "prefix_tokens"],
     query: Int[np.ndarray, "query_tokens"],
     dtype: torch.dtype = torch.float64,

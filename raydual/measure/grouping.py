@@ -9,7 +9,8 @@ import torch
 
 from raydual.config import Execution, Finetune
 from raydual.errors import UserError
-from raydual.model.cost import MemoryFormula, Shape
+from raydual.model.anatomy import Shape
+from raydual.model.cost import MemoryFormula
 from raydual.model.loading import LoadedModel
 from raydual.tasks.prompts import DemonstrationSet, Queries
 

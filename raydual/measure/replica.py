@@ -15,6 +15,7 @@ from raydual.measure.rank_metrics import Key, Training, training_tokens
 from raydual.measure.rows import Predictions, Row, failure_row, layer_rows, prediction_rows
 from raydual.measure.weight_updates import DualRecorder, context_updates, simdw
 from raydual.metrics.similarity import norm_matched_null
+from raydual.model.anatomy import KEY
 from raydual.model.attention import Prefix
 from raydual.model.finetune import Tuned, finetune
 from raydual.model.loading import LoadedModel
@@ -163,7 +164,7 @@ class Replica:
             icl, simdual = self._in_context(chunk, count, prefix, tuned)
             with with_projections(self.model, tuned.stacks):
                 ft = self._run(chunk, "ft", count)
-            if (0, "k_proj") not in tuned.stacks:
+            if (0, KEY) not in tuned.stacks:
                 # The first layer's scores are then those of zero-shot; what rounding parts, ΔSimAM takes for a change.
                 ft.fields["scores_query"][:, 0] = zsl.fields["scores_query"][:, 0].repeat(count, 1, 1)
             yield chunk, {"zsl": zsl, "icl": icl, "ft": ft}, simdual

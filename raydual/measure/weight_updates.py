@@ -1,17 +1,27 @@
 """The updates themselves: the context's against fine-tuning's (SimDual, SimΔW; docs/science.md, section 4)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import Qwen3ForCausalLM
-from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, apply_rotary_pos_emb
+from transformers import PreTrainedModel
 
 from raydual.measure.conditions import Chunk
 from raydual.metrics.similarity import cosine
+from raydual.model.anatomy import KEY, VALUE
 from raydual.model.attention import Part, Prefix, attend
+from raydual.model.modules import (
+    Rotary,
+    attention_blocks,
+    layer_index,
+    normed,
+    output_weight,
+    projection,
+    rotated,
+    split_heads,
+)
 from raydual.model.passes import Rows, hidden_states
 from raydual.model.recording import Recorder
 from raydual.model.stacked import Stacks
@@ -23,7 +33,7 @@ class DualRecorder(Recorder):
 
     `simdual` holds, for each layer, the cosine `[batch]` of the context's exact update λ (o_demo - o_own) with the
     change that the fine-tuned projections `stacks` make to the attention over the query's own tokens, both of the
-    last token and after `o_proj`.
+    last token and after the output projection.
     """
 
     stacks: Stacks = field(default_factory=dict)
@@ -32,20 +42,12 @@ class DualRecorder(Recorder):
     tuned: tuple[Tensor, Tensor] | None = None
     watches_inputs = True
 
-    def before_attention(
-        self,
-        module: Qwen3Attention,  # type: ignore[override]
-        states: Tensor,
-        rotary: tuple[Tensor, Tensor],
-    ) -> None:
+    def before_attention(self, module: nn.Module, states: Tensor, rotary: Rotary) -> None:
         """Make the fine-tuned keys and values of the layer's own inputs."""
-        shape = (*states.shape[:2], -1, module.head_dim)
         key, value = (
-            self.stacks.get((module.layer_idx, name), getattr(module, name))(states).view(shape)
-            for name in ("k_proj", "v_proj")
+            split_heads(module, _tuned(module, name, self.stacks, layer_index(module))(states)) for name in (KEY, VALUE)
         )
-        key = module.k_norm(key).transpose(1, 2)
-        _, key = apply_rotary_pos_emb(key, key, *rotary)
+        key = rotated(module, normed(module, KEY, key).transpose(1, 2), rotary, heads_axis=1)
         self.tuned = key, value.transpose(1, 2)
 
     def attention(
@@ -69,25 +71,22 @@ class DualRecorder(Recorder):
         )
         tuned_out = attend(last, *self.tuned, hidden[:, None, None], scaling).out[:, :, 0].float()
         own_out = self._at_last(own.out, token_axis=2).float()
-        by_tuning = _after_o_proj(module, tuned_out - own_out)
-        by_context = _after_o_proj(module, self.context_change(own, demonstrations))
+        weight = output_weight(module)
+        by_tuning, by_context = (
+            change.flatten(1) @ weight.T for change in (tuned_out - own_out, self.context_change(own, demonstrations))
+        )
         self.simdual.append(cosine(by_context, by_tuning))
 
 
-def _after_o_proj(module: nn.Module, change: Float[Tensor, "batch heads head_dim"]) -> Float[Tensor, "batch hidden"]:
-    weight: Tensor = module.o_proj.weight  # type: ignore[union-attr, assignment]
-    return change.flatten(1) @ weight.float().T
-
-
 def context_updates(
-    model: Qwen3ForCausalLM, inputs: Sequence[Float[Tensor, "G prefix hidden"]], real: Tensor
+    model: PreTrainedModel, inputs: Sequence[Float[Tensor, "G prefix hidden"]], real: Tensor
 ) -> list[Float[Tensor, "G kv_heads head_dim head_dim"]]:
     """ΔW_ICL of the relaxed linear attention in every layer, from the attention inputs of the demonstrations."""
-    return [_outer(layer.self_attn, {}, index, x, real) for index, (layer, x) in enumerate(_layers(model, inputs))]
+    return [_outer(block, {}, index, x, real) for index, (block, x) in enumerate(_blocks(model, inputs))]
 
 
 def simdw(
-    model: Qwen3ForCausalLM,
+    model: PreTrainedModel,
     chunk: Chunk,
     stacks: Stacks,
     contexts: Sequence[Float[Tensor, "G kv_heads head_dim head_dim"]],
@@ -98,27 +97,29 @@ def simdw(
     groups, n = len(contexts[0]), len(chunk.index)
     rows: Rows = chunk.alone.repeat(groups)
     found = []
-    for index, (layer, x) in enumerate(_layers(model, recorder.layers["attn_in"])):
-        base = _outer(layer.self_attn, {}, index, x, chunk.alone.real)
-        tuned = _outer(layer.self_attn, stacks, index, x.repeat(groups, 1, 1), rows.real)
+    for index, (block, x) in enumerate(_blocks(model, recorder.layers["attn_in"])):
+        base = _outer(block, {}, index, x, chunk.alone.real)
+        tuned = _outer(block, stacks, index, x.repeat(groups, 1, 1), rows.real)
         change = tuned.view(groups, n, *base.shape[1:]) - base
         found.append(cosine(contexts[index][:, None].flatten(3), change.flatten(3)).nanmean(dim=-1))
     return torch.stack(found, dim=-1)
 
 
-def _layers(model: Qwen3ForCausalLM, inputs: Sequence[Tensor]):
-    return zip(model.model.layers, inputs, strict=True)
+def _blocks(model: PreTrainedModel, inputs: Sequence[Tensor]) -> Iterator[tuple[nn.Module, Tensor]]:
+    return zip(attention_blocks(model), inputs, strict=True)
 
 
 def _outer(
-    module: Qwen3Attention, stacks: Stacks, index: int, x: Float[Tensor, "batch tokens hidden"], real: Tensor
+    block: nn.Module, stacks: Stacks, index: int, x: Float[Tensor, "batch tokens hidden"], real: Tensor
 ) -> Float[Tensor, "batch kv_heads head_dim head_dim"]:
     """Σ over tokens of (W_V x) ⊗ (W_K x), per key/value head: raw projections, no norm, no rotary."""
-    value, key = (
-        _project(stacks.get((index, name), getattr(module, name)), x).view(*x.shape[:2], -1, module.head_dim)
-        for name in ("v_proj", "k_proj")
-    )
+    value, key = (split_heads(block, _project(_tuned(block, name, stacks, index), x)) for name in (VALUE, KEY))
     return (value * real[..., None, None]).permute(0, 2, 3, 1) @ key.transpose(1, 2)
+
+
+def _tuned(block: nn.Module, name: str, stacks: Stacks, index: int) -> nn.Module:
+    """A projection of layer `index` as the `stacks` have it, or the block's own if they don't."""
+    return stacks.get((index, name), projection(block, name))
 
 
 def _project(linear: nn.Module, x: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Qwen3: loading, custom attention, recordings and key/value fine-tuning. Plain PyTorch, no ray."""
+"""The model: anatomy, loading, custom attention, recordings and key/value fine-tuning. Plain PyTorch, no ray."""

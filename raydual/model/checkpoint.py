@@ -1,7 +1,6 @@
 """Whether a model's config and weights belong together, from the headers of its files alone. Loads no torch."""
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,102 +9,43 @@ from safetensors import SafetensorError, safe_open
 
 from raydual.errors import UserError, shown
 from raydual.files import read_text, regular_file
+from raydual.model.anatomy import (
+    BACKBONE,
+    EMBEDDING,
+    FAMILIES,
+    NO_WEIGHTS,
+    PLAIN_WEIGHTS,
+    UNEMBEDDING,
+    Shapes,
+    completed,
+    expected_shapes,
+    inconsistencies,
+    refusal,
+)
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-_SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-)
-_DEFAULTS = {"head_dim": 128, "tie_word_embeddings": False, "attention_bias": False}
-"""What transformers takes for a key that a Qwen3's config.json leaves out."""
-_MOST_LAYERS = 10_000
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_IGNORED = (".rotary_emb.inv_freq",)
 _POINTER = b"version https://git-lfs"
 _AGAIN = "download or save the whole model again"
 
-Shapes = dict[str, tuple[int, ...]]
-
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A model's config.json, checked to be a dense Qwen3 with full attention whose sizes fit each other.
+    """A model's config.json, checked to be one that can be measured, whose sizes fit each other.
+
+    What it leaves out has the value that its family takes for it.
 
     Raises
     ------
     UserError
-        It is another architecture, attends through a sliding window, is quantised, or its sizes can't be.
+        It cannot be measured (see `anatomy.refusal`), or its sizes can't be.
     """
     config = _json_mapping(path, "a model's config")
-    kind = config.get("model_type")
-    if kind != "qwen3":
-        raise UserError(f"model: {path} is of type {shown(kind)}; raydual measures dense 'qwen3' models only")
-    layers = config.get("layer_types")
-    if config.get("use_sliding_window") or (isinstance(layers, list) and "sliding_attention" in layers):
-        raise UserError(f"model: {path} attends through a sliding window, which raydual does not support")
-    if config.get("quantization_config"):
-        raise UserError(f"model: {path} is of quantised weights, which cannot be fine-tuned; {_PLAIN_WEIGHTS}")
-    config = _DEFAULTS | config
-    for problem in _inconsistencies(config):
+    if reason := refusal(config):
+        raise UserError(f"model: {path} {reason}")
+    config = completed(config)
+    for problem in inconsistencies(config):
         raise UserError(f"model: {path}: {problem}; the file is damaged, or not this model's: {_AGAIN}")
     return config
-
-
-_PLAIN_WEIGHTS = "take the model's float32, float16 or bfloat16 weights"
-
-
-def _inconsistencies(config: Mapping[str, Any]) -> Iterator[str]:
-    for key in (*_SIZES, *(("max_position_embeddings",) if "max_position_embeddings" in config else ())):
-        if key not in config:
-            yield f"{key} is missing"
-        elif type(config[key]) is not int or not 0 < config[key] < 2**31:
-            yield f"{key} must be a positive whole number, found {shown(config[key])}"
-    for key in ("tie_word_embeddings", "attention_bias"):
-        if type(config[key]) is not bool:
-            yield f"{key} must be true or false, found {shown(config[key])}"
-    heads, pairs, layers = (config[f"num_{name}"] for name in ("attention_heads", "key_value_heads", "hidden_layers"))
-    if heads % pairs:
-        yield f"num_attention_heads ({heads}) is not a multiple of num_key_value_heads ({pairs})"
-    if config["head_dim"] % 2:
-        yield f"head_dim ({config['head_dim']}) is odd, but rotary embeddings need pairs"
-    if layers > _MOST_LAYERS:
-        yield f"num_hidden_layers is {layers}"
-    kinds = config.get("layer_types")
-    if kinds is not None and (not isinstance(kinds, list) or kinds != ["full_attention"] * layers):
-        yield f"layer_types must name 'full_attention' {layers} times, once for each layer, found {shown(kinds)}"
-    for key in ("rms_norm_eps", "rope_theta"):
-        value = config.get(key, 1)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            yield f"{key} must be a positive number, found {shown(value)}"
-
-
-def expected_shapes(config: Mapping[str, Any]) -> Shapes:
-    """Name and shape of every weight of the Qwen3 that a config describes, the unembedding of a tied one left out."""
-    hidden, inner, dim = config["hidden_size"], config["intermediate_size"], config["head_dim"]
-    queries, pairs = config["num_attention_heads"] * dim, config["num_key_value_heads"] * dim
-    linear = {
-        "self_attn.q_proj": (queries, hidden),
-        "self_attn.k_proj": (pairs, hidden),
-        "self_attn.v_proj": (pairs, hidden),
-        "self_attn.o_proj": (hidden, queries),
-        "mlp.gate_proj": (inner, hidden),
-        "mlp.up_proj": (inner, hidden),
-        "mlp.down_proj": (hidden, inner),
-    }
-    block: Shapes = {f"{name}.weight": shape for name, shape in linear.items()}
-    if config["attention_bias"]:
-        block |= {f"{name}.bias": shape[:1] for name, shape in linear.items() if name.startswith("self_attn")}
-    block |= {f"self_attn.{name}_norm.weight": (dim,) for name in "qk"}
-    block |= {f"{name}_layernorm.weight": (hidden,) for name in ("input", "post_attention")}
-    shapes: Shapes = {_EMBEDDING: (config["vocab_size"], hidden), "model.norm.weight": (hidden,)}
-    for layer in range(config["num_hidden_layers"]):
-        shapes |= {f"model.layers.{layer}.{name}": shape for name, shape in block.items()}
-    return shapes if config["tie_word_embeddings"] else {**shapes, _HEAD: (config["vocab_size"], hidden)}
 
 
 def check_weights(directory: Path, config: Mapping[str, Any]) -> None:
@@ -118,11 +58,11 @@ def check_weights(directory: Path, config: Mapping[str, Any]) -> None:
     """
     found = _headers(directory)
     expected = expected_shapes(config)
-    if config["tie_word_embeddings"] and _HEAD in found:
-        expected[_HEAD] = expected[_EMBEDDING]
-        if _EMBEDDING not in found:
-            del expected[_EMBEDDING]
-    problems = list(_differences(found, expected))
+    if config["tie_word_embeddings"] and UNEMBEDDING in found:
+        expected[UNEMBEDDING] = expected[EMBEDDING]
+        if EMBEDDING not in found:
+            del expected[EMBEDDING]
+    problems = list(_differences(found, expected, FAMILIES[config["model_type"]].title))
     if problems:
         more = f" (likewise or otherwise wrong: {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(f"model: {directory}: {problems[0]}{more}")
@@ -132,11 +72,11 @@ Header = tuple[Path, tuple[int, ...], str]
 """Where a weight is, its shape and its kind of number."""
 
 
-def _differences(found: Mapping[str, Header], expected: Shapes) -> Iterator[str]:
+def _differences(found: Mapping[str, Header], expected: Shapes, family: str) -> Iterator[str]:
     """What is wrong, the more telling first."""
     for name, (path, _, kind) in found.items():
         if kind not in _FLOATS:
-            yield f"{name} in {path.name} is of kind {kind}, a quantised model; {_PLAIN_WEIGHTS}"
+            yield f"{name} in {path.name} is of kind {kind}, a quantised model; {PLAIN_WEIGHTS}"
     for name in expected:
         if name not in found:
             yield f"no file holds the weight {name}, which config.json asks for; {_AGAIN}"
@@ -148,7 +88,7 @@ def _differences(found: Mapping[str, Header], expected: Shapes) -> Iterator[str]
             )
     for name, (path, _, _) in found.items():
         if name not in expected:
-            yield f"{shown(name)} in {path.name} is no weight of the Qwen3 that config.json describes; {_AGAIN}"
+            yield f"{shown(name)} in {path.name} is no weight of the {family} that config.json describes; {_AGAIN}"
 
 
 def _headers(directory: Path) -> dict[str, Header]:
@@ -159,9 +99,9 @@ def _headers(directory: Path) -> dict[str, Header]:
         found = _indexed(directory)
     else:
         raise UserError(no_weights(directory))
-    found = {name: header for name, header in found.items() if not name.endswith(_IGNORED)}
-    if not any(name.startswith("model.") for name in found):
-        found = {name if name == _HEAD else f"model.{name}": header for name, header in found.items()}
+    found = {name: header for name, header in found.items() if not name.endswith(NO_WEIGHTS)}
+    if not any(name.startswith(BACKBONE) for name in found):
+        found = {name if name == UNEMBEDDING else f"{BACKBONE}{name}": header for name, header in found.items()}
     return found
 
 

@@ -1,53 +1,16 @@
-"""What measuring costs, by formula: FLOPs and memory of a Qwen3 of any shape. Loads no torch."""
+"""What measuring costs, by formula: FLOPs and memory of a model of any shape. Loads no torch."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
 
 from raydual.config import Finetune
+from raydual.model.anatomy import Shape
 from raydual.tasks.prompts import DemonstrationSet, Queries
 
 TRAINING = 3
 """A training step counts as three forward passes."""
 _FLOAT = 4
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of a Qwen3: `queries` and `pairs` are the widths of the query and of the key (or value) projections."""
-
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    queries: int
-    pairs: int
-    head_dim: int
-    vocabulary: int
-    tied: bool
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any]) -> "Shape":
-        """The sizes that a model's config.json names."""
-        head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-        return cls(
-            layers=config["num_hidden_layers"],
-            hidden=config["hidden_size"],
-            intermediate=config["intermediate_size"],
-            heads=config["num_attention_heads"],
-            queries=config["num_attention_heads"] * head_dim,
-            pairs=config["num_key_value_heads"] * head_dim,
-            head_dim=head_dim,
-            vocabulary=config["vocab_size"],
-            tied=bool(config.get("tie_word_embeddings")),
-        )
-
-    @property
-    def parameters(self) -> int:
-        """Number of weights, norms left out."""
-        block = self.hidden * (2 * self.queries + 2 * self.pairs + 3 * self.intermediate)
-        return self.layers * block + self.hidden * self.vocabulary * (1 if self.tied else 2)
 
 
 @dataclass(frozen=True)
@@ -67,13 +30,14 @@ class Work:
 
 @dataclass(frozen=True)
 class FlopFormula:
-    """FLOPs of a Qwen3's matrix products, two for each multiplication and addition.
+    """FLOPs of a model's matrix products, two for each multiplication and addition.
 
     Counted: the linear layers (q, k, v, o, gate, up, down); attention, scores and weighted values, of every token to
     all of its own row and of the prefix (the whole square: what lies behind the causal mask is counted, as eager
-    attention computes it); the output layer for the positions that are read. Not counted: embeddings, norms, rotary
-    embeddings, softmax, padding, and everything that raydual computes from what it records. A step of fine-tuning
-    counts as `TRAINING` forward passes; since only keys and values are trained, what is really computed is nearer two.
+    attention computes it); the output layer for the positions that are read. Not counted: embeddings, biases, norms,
+    rotary embeddings, softmax, padding, and everything that raydual computes from what it records. A step of
+    fine-tuning counts as `TRAINING` forward passes; since only keys and values are trained, what is really computed is
+    nearer two.
     """
 
     shape: Shape
@@ -81,7 +45,7 @@ class FlopFormula:
     def forward(self, tokens: int, prefix: int = 0) -> Work:
         """`tokens` of one row, after `prefix` tokens whose keys and values are there; without the output layer."""
         s = self.shape
-        linear = 2 * s.hidden * (2 * s.queries + 2 * s.pairs + 3 * s.intermediate)
+        linear = 2 * s.block
         attention = 4 * s.queries * (tokens + prefix)
         return Work(float(s.layers * tokens * (linear + attention)), tokens)
 

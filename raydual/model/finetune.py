@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers import Qwen3ForCausalLM
+from transformers import PreTrainedModel
 
 from raydual.config import Finetune
 from raydual.model.layer_causal import layer_by_layer
+from raydual.model.modules import final_norm, layers
 from raydual.model.passes import Rows, hidden_states, logits
 from raydual.model.recording import Recorder
 from raydual.model.stacked import Stacks, finite_groups, stack_projections, with_projections
@@ -32,7 +33,7 @@ class Tuned:
 
 
 def finetune(
-    model: Qwen3ForCausalLM,
+    model: PreTrainedModel,
     demonstrations: Sequence[DemonstrationSet],
     settings: Finetune,
     fields: tuple[str, ...] = (),
@@ -80,7 +81,7 @@ class _Step:
 
     @classmethod
     def of(
-        cls, demonstrations: Sequence[DemonstrationSet], number: int, loss_over: str, model: Qwen3ForCausalLM
+        cls, demonstrations: Sequence[DemonstrationSet], number: int, loss_over: str, model: PreTrainedModel
     ) -> "_Step":
         """Demonstration `number` of every seed."""
         rows = Rows.pad([d.examples[number] for d in demonstrations], model.device)
@@ -90,24 +91,24 @@ class _Step:
             counted = counted & words.ids[:, 1:].bool()
         return cls(rows, counted)
 
-    def losses(self, model: Qwen3ForCausalLM, states: Float[Tensor, "G tokens hidden"]) -> Float[Tensor, "G"]:
+    def losses(self, model: PreTrainedModel, states: Float[Tensor, "G tokens hidden"]) -> Float[Tensor, "G"]:
         """The causal language-model loss of every seed, mean over the counted tokens, from normalised states."""
         predicted = logits(model, states[:, :-1])
         errors = nn.functional.cross_entropy(predicted.transpose(1, 2), self.rows.ids[:, 1:], reduction="none")
         return (errors * self.counted).sum(dim=1) / self.counted.sum(dim=1)
 
 
-def _backward(model: Qwen3ForCausalLM, step: _Step, settings: Finetune, recorder: Recorder) -> Float[Tensor, "G"]:
+def _backward(model: PreTrainedModel, step: _Step, settings: Finetune, recorder: Recorder) -> Float[Tensor, "G"]:
     """Add the gradients of every seed's loss on one demonstration; returns the losses of the model's own output."""
     watched = recorder if recorder.fields else None
     if settings.gradient == "full":
         losses = step.losses(model, hidden_states(model, step.rows, recorder=watched))
         losses.sum().backward()
         return losses.detach()
-    with layer_by_layer(model.model.layers) as outputs:
+    with layer_by_layer(layers(model)) as outputs:
         hidden_states(model, step.rows, recorder=watched)
     # Each layer's output is read as if it were the last one's.
     for output in outputs:
-        losses = step.losses(model, model.model.norm(output))
+        losses = step.losses(model, final_norm(model)(output))
         losses.sum().backward()
     return losses.detach()

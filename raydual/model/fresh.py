@@ -1,11 +1,9 @@
 """Models of the same architecture with freshly initialised weights (docs/science.md, section 5)."""
 
 import torch
-from transformers import Qwen3ForCausalLM
 
+from raydual.model.anatomy import of_projection
 from raydual.model.loading import LoadedModel
-
-_KEPT = ("embed_tokens", "norm", "lm_head")
 
 
 @torch.no_grad()
@@ -18,11 +16,11 @@ def fresh_model(loaded: LoadedModel, seed: int, keep_embeddings: bool) -> Loaded
     devices = [loaded.device] if loaded.device.type == "cuda" else []
     with torch.random.fork_rng(devices), loaded.device:
         torch.manual_seed(seed)
-        fresh = Qwen3ForCausalLM(loaded.model.config)
+        fresh = type(loaded.model)(loaded.model.config)
     fresh.to(loaded.model.dtype)  # type: ignore[arg-type]  # its decorator hides the signature
     if keep_embeddings:
         trained = dict(loaded.model.named_parameters())
         for name, parameter in fresh.named_parameters():
-            if any(part in name for part in _KEPT):
+            if not of_projection(name):
                 parameter.copy_(trained[name])
     return LoadedModel(fresh.eval().requires_grad_(False), loaded.tokenizer, loaded.source)

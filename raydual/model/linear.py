@@ -68,8 +68,8 @@ def linear_attention_forward(
 ) -> tuple[Float[Tensor, "batch queries heads d_v"], None]:
     """The attention function that transformers calls: `Σ_i (q · k_i) v_i` over the tokens that the mask shows.
 
-    Query and keys are what the interface gets, for Qwen3 after their norms and the rotary embedding. A mask of 0
-    shows a token; any other value hides it. `scaling` is not used. A query that sees no token gets 0.
+    Query and keys are what the interface gets, after their norms if the family has any, and the rotary embedding. A
+    mask of 0 shows a token; any other value hides it. `scaling` is not used. A query that sees no token gets 0.
 
     Raises
     ------

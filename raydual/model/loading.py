@@ -1,4 +1,4 @@
-"""Load a Qwen3 with raydual's attention, ready to be measured."""
+"""Load a model with raydual's attention, ready to be measured."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,20 +8,22 @@ from typing import Any, Literal
 
 import tokenizers
 import torch
-from transformers import Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from raydual.errors import UserError
+from raydual.model.anatomy import EMBEDDING, UNEMBEDDING
 from raydual.model.attention import ATTENTION, register
 from raydual.model.checkpoint import one_line
+from raydual.model.modules import unembedding
 from raydual.model.source import ModelSource
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A Qwen3 in evaluation mode with raydual's attention, no parameter trainable, and its tokenizer."""
+    """A model in evaluation mode with raydual's attention, no parameter trainable, and its tokenizer."""
 
-    model: Qwen3ForCausalLM
+    model: PreTrainedModel
     tokenizer: tokenizers.Tokenizer
     source: ModelSource
 
@@ -45,7 +47,7 @@ def load_model(
     Raises
     ------
     UserError
-        The model is not there, not a Qwen3, not readable or not whole, or the hub is out of reach.
+        The model is not there, of no family that is measured, not readable or not whole, or the hub is out of reach.
     """
     source = ModelSource(name, revision)
     source.check()
@@ -54,12 +56,13 @@ def load_model(
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         with _silent_transformers():
-            loaded: Any = Qwen3ForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 directory,
                 dtype=getattr(torch, dtype),
                 attn_implementation=ATTENTION,
                 use_safetensors=True,
                 local_files_only=True,
+                trust_remote_code=False,
                 output_loading_info=True,
             )
     except Exception as error:  # what a damaged file raises depends on where it is damaged
@@ -67,7 +70,7 @@ def load_model(
         raise UserError(
             f"model: {directory} cannot be loaded ({reason}); its config.json or weights are damaged"
         ) from error
-    model: Qwen3ForCausalLM = loaded[0]
+    model: PreTrainedModel = loaded[0]
     _check_loaded(loaded[1], directory)
     model.to(chosen)  # type: ignore[arg-type]  # its decorator hides the signature
     _check_values(model, directory)
@@ -96,11 +99,11 @@ def _check_loaded(found: Mapping[str, Any], directory: Path) -> None:
             raise UserError(f"model: {directory} cannot be loaded whole: {kind.replace('_', ' ')}, such as {first}")
 
 
-def _check_values(model: Qwen3ForCausalLM, directory: Path) -> None:
+def _check_values(model: PreTrainedModel, directory: Path) -> None:
     """Refuse weights that are no numbers, and a tied model that has another unembedding."""
-    if model.config.tie_word_embeddings and model.lm_head.weight is not model.model.embed_tokens.weight:
+    if model.config.tie_word_embeddings and unembedding(model).weight is not model.get_input_embeddings().weight:
         raise UserError(
-            f"model: {directory}: config.json says that lm_head.weight is model.embed_tokens.weight "
+            f"model: {directory}: config.json says that {UNEMBEDDING} is {EMBEDDING} "
             "(tie_word_embeddings), but the file holds another one; correct the config"
         )
     for name, values in (*model.named_parameters(), *model.named_buffers()):

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import Qwen3ForCausalLM
+from transformers import PreTrainedModel
 
 from raydual.model.attention import Prefix
+from raydual.model.modules import backbone, layers, unembedding
 from raydual.model.recording import Recorder, recording
 from raydual.pulse import PULSE
 
@@ -47,7 +48,7 @@ class Rows:
 
 
 def hidden_states(
-    model: Qwen3ForCausalLM, rows: Rows, prefix: Prefix | None = None, recorder: Recorder | None = None
+    model: PreTrainedModel, rows: Rows, prefix: Prefix | None = None, recorder: Recorder | None = None
 ) -> Float[Tensor, "batch tokens hidden"]:
     """The model's final (normalised) hidden states of rows that stand alone or follow `prefix`.
 
@@ -67,23 +68,23 @@ def hidden_states(
         "recorder": recorder,
     }
     if recorder is None:
-        return model.model(**call).last_hidden_state
-    with recording(model.model.layers, recorder):
-        return model.model(**call).last_hidden_state
+        return backbone(model)(**call).last_hidden_state
+    with recording(layers(model), recorder):
+        return backbone(model)(**call).last_hidden_state
 
 
-def logits(model: Qwen3ForCausalLM, states: Float[Tensor, "*rows hidden"]) -> Float[Tensor, "*rows vocabulary"]:
+def logits(model: PreTrainedModel, states: Float[Tensor, "*rows hidden"]) -> Float[Tensor, "*rows vocabulary"]:
     """Next-token logits of hidden states, in float32."""
-    return model.lm_head(states).float()
+    return unembedding(model)(states).float()
 
 
-def encode_prefix(model: Qwen3ForCausalLM, prompts: Sequence[np.ndarray], recorder: Recorder | None = None) -> Prefix:
+def encode_prefix(model: PreTrainedModel, prompts: Sequence[np.ndarray], recorder: Recorder | None = None) -> Prefix:
     """One pass over the demonstrations of G seeds; what later queries need of it are its keys and values."""
     rows = Rows.pad(prompts, model.device)
     PULSE.tokens += rows.ids.numel()
-    watched = recording(model.model.layers, recorder) if recorder else nullcontext()
+    watched = recording(layers(model), recorder) if recorder else nullcontext()
     with watched:
-        cache = model.model(input_ids=rows.ids, attention_mask=rows.real.long(), use_cache=True).past_key_values
+        cache = backbone(model)(input_ids=rows.ids, attention_mask=rows.real.long(), use_cache=True).past_key_values
     return Prefix(
         keys=tuple(layer.keys for layer in cache.layers),
         values=tuple(layer.values for layer in cache.layers),

@@ -7,21 +7,22 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import Qwen3ForCausalLM
+from transformers import PreTrainedModel
 
 from raydual.model.finetune import Tuned
+from raydual.model.modules import attention_blocks, projection
 from raydual.model.stacked import StackedLinear
 
 
-def random_step(model: Qwen3ForCausalLM, tuned: Tuned, seeds: Sequence[int], noise_seed: int) -> Tuned:
+def random_step(model: PreTrainedModel, tuned: Tuned, seeds: Sequence[int], noise_seed: int) -> Tuned:
     """`tuned` with every projection moved in a random direction by as much as fine-tuning moved it.
 
     Each weight and bias of each layer gets a Gaussian step of its own, scaled to the (Frobenius) norm of its change.
     `seeds` are those of the G versions: a version's step depends on its own seed alone.
     """
-    stacks = {}
+    stacks, blocks = {}, attention_blocks(model)
     for number, ((index, name), stack) in enumerate(sorted(tuned.stacks.items())):
-        base = getattr(model.model.layers[index].self_attn, name)
+        base = projection(blocks[index], name)
         keys = [[noise_seed, seed, number] for seed in seeds]
         weight = _moved(base.weight, stack.weight, keys)
         bias = None if stack.bias is None else _moved(base.bias, stack.bias, [[*key, 1] for key in keys])

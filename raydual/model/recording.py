@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from raydual.model.attention import Part, Prefix
+from raydual.model.modules import Rotary, attention_block, attention_inputs, hook_points, layer_index, output_weight
 
 MODULE_FIELDS = ("attn_out", "hidden", "query", "query_normed", "attn_in")
 ATTENTION_FIELDS = ("scores_query", "scores_demo", "context_mass", "context_update")
@@ -23,11 +24,13 @@ class Recorder:
     `last` `[batch]` is the index of each row's last real token; None records the module fields at every token.
     After the pass, `result(name)` is:
 
-    - `attn_out`, `hidden`, `attn_in`: `[batch, layers, hidden]`; `query` and `query_normed` (before and after
-      `q_norm`): `[batch, layers, heads * head_dim]` (all with a token axis before the last one if `last` is None);
+    - `attn_out`, `hidden`, `attn_in`: `[batch, layers, hidden]`; `query` and `query_normed` (before and after the
+      heads' norm, the same where a family has none): `[batch, layers, heads * head_dim]` (all with a token axis before
+      the last one if `last` is None);
     - `scores_query`: `[batch, layers, heads, query_len]`, scaled scores before mask and softmax (0 at padding);
     - `scores_demo`: `[batch, layers, heads, prefix]`, the same onto the prefix (0 at padding);
-    - `context_mass`: `[batch, layers, heads]`, λ; `context_update`: `[batch, layers, hidden]`, Δ after `o_proj`.
+    - `context_mass`: `[batch, layers, heads]`, λ; `context_update`: `[batch, layers, hidden]`, Δ after the output
+      projection.
     """
 
     fields: tuple[str, ...]
@@ -51,7 +54,7 @@ class Recorder:
         """Keep a module's output at the rows' last tokens, or at all tokens."""
         self.layers[name].append(self._at_last(output, token_axis=1).detach().float())
 
-    def before_attention(self, module: nn.Module, states: Tensor, rotary: tuple[Tensor, Tensor]) -> None:
+    def before_attention(self, module: nn.Module, states: Tensor, rotary: Rotary) -> None:
         """Called before each attention block with its inputs and rotary embedding, if `watches_inputs`."""
 
     def _at_last(self, x: Tensor, token_axis: int) -> Tensor:
@@ -81,8 +84,7 @@ class Recorder:
         if demonstrations is None or prefix is None:
             return
         if "scores_demo" in self.fields:
-            index: int = module.layer_idx  # type: ignore[assignment]
-            keys = prefix.keys[index].detach().float()
+            keys = prefix.keys[layer_index(module)].detach().float()
             scores = _scores(last, keys) * scaling
             real = torch.arange(keys.shape[2], device=keys.device) < prefix.lengths[:, None]
             rows = len(last) // len(keys)
@@ -93,16 +95,15 @@ class Recorder:
         if "context_mass" in self.fields:
             self.layers["context_mass"].append(self._mass(own, demonstrations))
         if "context_update" in self.fields:
-            weight: Tensor = module.o_proj.weight  # type: ignore[union-attr, assignment]
             change = self.context_change(own, demonstrations)
-            self.layers["context_update"].append(change.flatten(1) @ weight.detach().float().T)
+            self.layers["context_update"].append(change.flatten(1) @ output_weight(module).T)
 
     def _mass(self, own: Part, demonstrations: Part) -> Float[Tensor, "batch heads"]:
         own_mass, demo_mass = (self._at_last(part.log_mass, token_axis=2) for part in (own, demonstrations))
         return torch.sigmoid(demo_mass - own_mass).detach()
 
     def context_change(self, own: Part, demonstrations: Part) -> Float[Tensor, "batch heads head_dim"]:
-        """λ (o_demo - o_own) at the last token, before `o_proj`: what the context changes, exactly."""
+        """λ (o_demo - o_own) at the last token, before the output projection: what the context changes, exactly."""
         own_out, demo_out = (self._at_last(part.out, token_axis=2).detach() for part in (own, demonstrations))
         return self._mass(own, demonstrations)[..., None] * (demo_out - own_out).float()
 
@@ -132,23 +133,16 @@ def recording(layers: nn.ModuleList, recorder: Recorder) -> Iterator[Recorder]:
         handles.append(module.register_forward_hook(hook))
 
     def announce(module: nn.Module, _inputs: tuple, call: dict) -> None:
-        recorder.before_attention(module, call["hidden_states"], call["position_embeddings"])
+        recorder.before_attention(module, *attention_inputs(call))
 
     try:
         for layer in layers:
             if recorder.watches_inputs:
-                block: nn.Module = layer.self_attn  # type: ignore[assignment]
-                handles.append(block.register_forward_pre_hook(announce, with_kwargs=True))
-            places = {
-                "attn_out": layer.self_attn,
-                "attn_in": layer.input_layernorm,
-                "query": layer.self_attn.q_proj,  # type: ignore[union-attr]
-                "query_normed": layer.self_attn.q_norm,  # type: ignore[union-attr]
-                "hidden": layer,
-            }
+                handles.append(attention_block(layer).register_forward_pre_hook(announce, with_kwargs=True))
+            places = hook_points(layer)
             for name in MODULE_FIELDS:
                 if name in recorder.fields:
-                    watch(places[name], name)  # type: ignore[arg-type]
+                    watch(places[name], name)
         yield recorder
     finally:
         for handle in handles:

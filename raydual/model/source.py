@@ -1,4 +1,4 @@
-"""Where a model's files are, and whether they are a Qwen3 that can be measured. Loads no torch."""
+"""Where a model's files are, and whether they are a model that can be measured. Loads no torch."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,12 +67,12 @@ class ModelSource:
         return path
 
     def config(self) -> dict:
-        """The model's config.json, checked to be a Qwen3 with full attention.
+        """The model's config.json, checked to be of a family that is measured, with full attention.
 
         Raises
         ------
         UserError
-            It is another architecture, attends through a sliding window, or its sizes don't fit each other.
+            It cannot be measured (see `anatomy.refusal`), or its sizes don't fit each other.
         """
         return read_config(self.file("config.json"))
 

@@ -6,7 +6,9 @@ from contextlib import contextmanager
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import Qwen3ForCausalLM
+from transformers import PreTrainedModel
+
+from raydual.model.modules import attention_blocks, projection
 
 
 class StackedLinear(nn.Module):
@@ -43,29 +45,30 @@ Stacks = Mapping[tuple[int, str], StackedLinear]
 """Stacked layers by (decoder layer, projection name)."""
 
 
-def stack_projections(model: Qwen3ForCausalLM, projections: tuple[str, ...], count: int) -> Stacks:
-    """`count` trainable copies of the named projections (`k_proj`, `v_proj`) of every layer."""
+def stack_projections(model: PreTrainedModel, projections: tuple[str, ...], count: int) -> Stacks:
+    """`count` trainable copies of the named projections (`anatomy.TRAINABLE`) of every layer."""
     return {
-        (index, name): StackedLinear.copies(getattr(layer.self_attn, name), count)
-        for index, layer in enumerate(model.model.layers)
+        (index, name): StackedLinear.copies(projection(block, name), count)
+        for index, block in enumerate(attention_blocks(model))
         for name in projections
     }
 
 
 @contextmanager
-def with_projections(model: Qwen3ForCausalLM, stacks: Stacks) -> Iterator[Qwen3ForCausalLM]:
+def with_projections(model: PreTrainedModel, stacks: Stacks) -> Iterator[PreTrainedModel]:
     """Put `stacks` in the place of the model's projections inside the block.
 
     The model's own modules are set aside and put back, so their weights are never touched.
     """
-    own = {(index, name): getattr(model.model.layers[index].self_attn, name) for index, name in stacks}
+    blocks = attention_blocks(model)
+    own = {(index, name): projection(blocks[index], name) for index, name in stacks}
     try:
         for (index, name), stack in stacks.items():
-            setattr(model.model.layers[index].self_attn, name, stack)
+            setattr(blocks[index], name, stack)
         yield model
     finally:
         for (index, name), linear in own.items():
-            setattr(model.model.layers[index].self_attn, name, linear)
+            setattr(blocks[index], name, linear)
 
 
 def finite_groups(stacks: Stacks) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from transformers import Qwen3ForCausalLM
+from transformers import PreTrainedModel
 
 from .forward import BlockInput, array, dual
 from .metrics import cosine
@@ -16,8 +16,10 @@ def projected(projection: torch.nn.Linear, states: np.ndarray, head_dim: int) ->
     return result.reshape(len(states), -1, head_dim)
 
 
-def normed(norm: torch.nn.Module, vectors: np.ndarray) -> np.ndarray:
-    """RMS norm over the last axis."""
+def normed(norm: torch.nn.Module | None, vectors: np.ndarray) -> np.ndarray:
+    """RMS norm over the last axis; the vectors themselves where a family has no norm there."""
+    if norm is None:
+        return vectors
     square = np.mean(vectors**2, axis=-1, keepdims=True)
     return vectors / np.sqrt(square + norm.variance_epsilon) * array(norm.weight)
 
@@ -34,8 +36,9 @@ def scores_and_values(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores of `attention`'s last query onto `keyed`'s keys [heads, S]; its values [heads, S, head_dim]."""
     size = attention.head_dim
-    query = rotated(normed(attention.q_norm, projected(attention.q_proj, block.states, size)), block)[-1]
-    key = rotated(normed(keyed.k_norm, projected(keyed.k_proj, block.states, size)), block)
+    query_norm, key_norm = getattr(attention, "q_norm", None), getattr(keyed, "k_norm", None)
+    query = rotated(normed(query_norm, projected(attention.q_proj, block.states, size)), block)[-1]
+    key = rotated(normed(key_norm, projected(keyed.k_proj, block.states, size)), block)
     value = projected(keyed.v_proj, block.states, size)
     shared = [head // attention.num_key_value_groups for head in range(len(query))]
     scores = [key[:, kv] @ query[head] * attention.scaling for head, kv in enumerate(shared)]
@@ -69,8 +72,8 @@ def outer_sum(attention: torch.nn.Module, states: np.ndarray) -> np.ndarray:
 
 
 def similarities(
-    base: Qwen3ForCausalLM,
-    tuned: Qwen3ForCausalLM,
+    base: PreTrainedModel,
+    tuned: PreTrainedModel,
     in_context: list[BlockInput],
     alone: list[BlockInput],
     prefix_length: int,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import Qwen3ForCausalLM
+from transformers import PreTrainedModel
 
 from .forward import array, watched
 from .prompts import Tokens
@@ -37,13 +37,13 @@ class TrainingRecord:
 class Finetuned:
     """The tuned copy, one record for each training example (last epoch), and the loss of every step."""
 
-    model: Qwen3ForCausalLM
+    model: PreTrainedModel
     records: list[TrainingRecord]
     losses: list[float]
 
 
 def finetune(
-    model: Qwen3ForCausalLM, examples: list[Tokens], settings: FinetuneSettings, label_from: list[int]
+    model: PreTrainedModel, examples: list[Tokens], settings: FinetuneSettings, label_from: list[int]
 ) -> Finetuned:
     """Train a copy in the examples' order; example i's label comes after its character `label_from[i]`."""
     tuned = copy.deepcopy(model)
@@ -62,7 +62,7 @@ def finetune(
     return Finetuned(tuned, records, losses)
 
 
-def trainable(model: Qwen3ForCausalLM, projections: tuple[str, ...]) -> list[torch.nn.Parameter]:
+def trainable(model: PreTrainedModel, projections: tuple[str, ...]) -> list[torch.nn.Parameter]:
     """Freeze everything but the projections (weights, and biases where there are any)."""
     model.requires_grad_(False)
     chosen = []
@@ -88,7 +88,7 @@ def targets(example: Tokens, label_from: int, loss: str) -> list[int]:
 
 
 def step(
-    model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer, example: Tokens, labels: list[int], gradient: str
+    model: PreTrainedModel, optimizer: torch.optim.Optimizer, example: Tokens, labels: list[int], gradient: str
 ) -> tuple[float, TrainingRecord]:
     """One forward, backward and update; what is recorded is what the forward saw, before the update."""
     optimizer.zero_grad()
@@ -112,7 +112,7 @@ def step(
 
 
 def layer_causal_gradients(
-    model: Qwen3ForCausalLM, states: tuple[torch.Tensor, ...], loss: torch.Tensor, labels: list[int]
+    model: PreTrainedModel, states: tuple[torch.Tensor, ...], loss: torch.Tensor, labels: list[int]
 ) -> None:
     """Every layer's own parameters get the gradient of a loss read off that layer's output; `states[0]` is embedded.
 

@@ -1,4 +1,4 @@
-"""One prompt through a plain `transformers` Qwen3, and what section 3 records of it."""
+"""One prompt through a plain `transformers` model (Qwen3, Llama, Qwen2), and what section 3 records of it."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import Qwen3ForCausalLM
-from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
+from transformers import PreTrainedModel
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from .prompts import Tokens, continuation
 
@@ -33,8 +33,8 @@ class BlockInput:
 class Recording:
     """What one prompt leaves at its last token; float64 arrays.
 
-    attn_out, hidden, attn_in [layers, hidden]; query and query_normed (after q_norm) [layers, heads *
-    head_dim]; scores_query [layers, heads, own] and scores_demo [layers, heads, prefix], scaled q.k before
+    attn_out, hidden, attn_in [layers, hidden]; query and query_normed (after q_norm, where there is one) [layers,
+    heads * head_dim]; scores_query [layers, heads, own] and scores_demo [layers, heads, prefix], scaled q.k before
     mask and softmax; mass (λ) [layers, heads]; o_own and o_demo [layers, heads, head_dim], attention outputs
     before o_proj with the softmax restricted to own or prefix tokens; logits [vocabulary]; blocks,
     the inputs of every layer's attention block. With no prefix λ is 0 and o_demo NaN.
@@ -55,7 +55,7 @@ class Recording:
 
 
 @contextmanager
-def watched(model: Qwen3ForCausalLM) -> Iterator[Seen]:
+def watched(model: PreTrainedModel) -> Iterator[Seen]:
     """Within it, a forward pass appends, layer by layer, what its modules computed: tensors [1, S, ...]."""
     seen: Seen = defaultdict(list)
 
@@ -73,7 +73,8 @@ def watched(model: Qwen3ForCausalLM) -> Iterator[Seen]:
         handles.append(layer.input_layernorm.register_forward_hook(keep("attn_in")))
         handles.append(layer.self_attn.register_forward_pre_hook(keep_rotary, with_kwargs=True))
         handles.append(layer.self_attn.q_proj.register_forward_hook(keep("query")))
-        handles.append(layer.self_attn.q_norm.register_forward_hook(keep("query_normed")))
+        last = getattr(layer.self_attn, "q_norm", layer.self_attn.q_proj)
+        handles.append(last.register_forward_hook(keep("query_normed")))
         handles.append(layer.self_attn.register_forward_hook(keep("attn_out")))
         handles.append(layer.register_forward_hook(keep("hidden")))
     try:
@@ -89,7 +90,7 @@ def array(tensor: torch.Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def record(model: Qwen3ForCausalLM, ids: list[int], prefix_length: int = 0) -> Recording:
+def record(model: PreTrainedModel, ids: list[int], prefix_length: int = 0) -> Recording:
     """One forward pass over the whole prompt; the first `prefix_length` tokens are not the query's own."""
     with watched(model) as seen:
         logits = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
@@ -106,7 +107,7 @@ def record(model: Qwen3ForCausalLM, ids: list[int], prefix_length: int = 0) -> R
 
 
 @torch.no_grad()
-def block_inputs(model: Qwen3ForCausalLM, ids: list[int]) -> list[BlockInput]:
+def block_inputs(model: PreTrainedModel, ids: list[int]) -> list[BlockInput]:
     """The inputs of every layer's attention block for one prompt."""
     with watched(model) as seen:
         model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
@@ -126,8 +127,10 @@ def scores_and_values(attention: torch.nn.Module, attn_in: torch.Tensor, rotary:
     def split(states: torch.Tensor) -> torch.Tensor:
         return states.view(1, attn_in.shape[1], -1, attention.head_dim)
 
-    query = attention.q_norm(split(attention.q_proj(attn_in))).transpose(1, 2)
-    key = attention.k_norm(split(attention.k_proj(attn_in))).transpose(1, 2)
+    query, key = split(attention.q_proj(attn_in)), split(attention.k_proj(attn_in))
+    if hasattr(attention, "q_norm"):
+        query, key = attention.q_norm(query), attention.k_norm(key)
+    query, key = query.transpose(1, 2), key.transpose(1, 2)
     value = split(attention.v_proj(attn_in)).transpose(1, 2)
     query, key = apply_rotary_pos_emb(query, key, *rotary)
     scores, values = [], []
@@ -156,7 +159,7 @@ def dual(scores: np.ndarray, values: np.ndarray, prefix_length: int) -> dict[str
 
 
 @torch.no_grad()
-def next_logits(model: Qwen3ForCausalLM, ids: list[int]) -> np.ndarray:
+def next_logits(model: PreTrainedModel, ids: list[int]) -> np.ndarray:
     """Logits of the token after the prompt [vocabulary]."""
     return array(model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1])
 
@@ -168,7 +171,7 @@ def log_probability(logits: np.ndarray, token: int) -> float:
 
 
 def label_scores(
-    model: Qwen3ForCausalLM, tokenizer: Any, prompt: Tokens, words: tuple[str, ...], after: np.ndarray
+    model: PreTrainedModel, tokenizer: Any, prompt: Tokens, words: tuple[str, ...], after: np.ndarray
 ) -> np.ndarray:
     """Mean log-probability of the tokens of each label word after the prompt [labels].
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from transformers import Qwen3ForCausalLM
+from transformers import PreTrainedModel
 
 from . import agreement, metrics, ranks
 from .dual import similarities
@@ -86,7 +86,7 @@ class SeedRecord:
 
 
 def measure_seed(
-    model: Qwen3ForCausalLM,
+    model: PreTrainedModel,
     tokenizer: Any,
     train: Examples,
     validation: Examples,
@@ -102,14 +102,14 @@ def measure_seed(
 
 
 def measure_demonstrations(
-    model: Qwen3ForCausalLM,
+    model: PreTrainedModel,
     tokenizer: Any,
     chosen: Examples,
     validation: Examples,
     task: TaskSettings,
     finetune_settings: FinetuneSettings | None = None,
     measures: MeasureSettings | None = None,
-    ft_model: Qwen3ForCausalLM | None = None,
+    ft_model: PreTrainedModel | None = None,
 ) -> Values:
     """The same for demonstrations in prompt order.
 
@@ -121,14 +121,14 @@ def measure_demonstrations(
 
 
 def record_seed(
-    model: Qwen3ForCausalLM,
+    model: PreTrainedModel,
     tokenizer: Any,
     chosen: Examples,
     validation: Examples,
     task: TaskSettings,
     finetune_settings: FinetuneSettings | None = None,
     measures: MeasureSettings | None = None,
-    ft_model: Qwen3ForCausalLM | None = None,
+    ft_model: PreTrainedModel | None = None,
 ) -> SeedRecord:
     """All recordings for the demonstrations `chosen`; the model is left as it was."""
     base = copy.deepcopy(model).eval()
@@ -145,7 +145,7 @@ def record_seed(
 
 
 def tune_on(
-    base: Qwen3ForCausalLM,
+    base: PreTrainedModel,
     tokenizer: Any,
     chosen: Examples,
     task: TaskSettings,
@@ -158,8 +158,8 @@ def tune_on(
 
 
 def record_example(
-    base: Qwen3ForCausalLM,
-    tuned: Qwen3ForCausalLM,
+    base: PreTrainedModel,
+    tuned: PreTrainedModel,
     tokenizer: Any,
     demonstrations: list[Tokens],
     task: TaskSettings,
