@@ -18,7 +18,7 @@ from raydual.errors import UserError
 
 Found = TypeVar("Found")
 
-_PATIENCE_SECONDS = (3.0, 6.0)
+_PATIENCE_SECONDS = (3.0, 15.0)
 """How long the hub may take for a first answer; the second time only where the cache can't serve."""
 _COMMIT = re.compile("[0-9a-f]{40}")
 _CLIENTS = ("huggingface_hub", "datasets", "httpx", "httpx2", "filelock")

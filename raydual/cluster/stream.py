@@ -121,7 +121,7 @@ def tokenized(study: Study, shared: Any, groups: Sequence[Sequence[Unit]], repli
     ]
     tokenizer = ray.put(study.source.tokenizer().to_str())
     stream = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        Tokenize(shared, ray.put(study.source.tokenizer().to_str())),
+        Tokenize(shared, tokenizer),
         num_cpus=0,
         compute=TaskPoolStrategy(size=min(_TOKENIZERS, len(rows))),
     )
