@@ -139,7 +139,8 @@ def _run_study(study: Study, run: RunDirectory, where: str, place: "Where", shar
 
     config, timings = study.config, Timings()
     say(f"sweep {config.name}: {where}")
-    say(f"model {config.model} ({config.dtype}), data {study.dataset.source}")
+    commit = f" at {study.commit[:7]}" if study.commit else ""
+    say(f"model {config.model}{commit} ({config.dtype}), data {study.dataset.source}")
     say(f"task {config.task.name}, {config.demonstrations} demonstrations, protocol {config.protocol}")
     choice = stored_choice(run, config)
     if choice is None or _is_unfinished(study, run, choice):
@@ -149,7 +150,7 @@ def _run_study(study: Study, run: RunDirectory, where: str, place: "Where", shar
         say("everything has been measured; only the summary and the report are made again")
         with timings.stage("reduce"):
             reduce_run(run)
-    manifest = _manifest(run, choice, timings, computed)
+    manifest = _manifest(run, choice, timings, computed) | {"model_commit": study.commit}
     report = write_report(run, manifest)
     # Last, so that a run that has it is complete.
     run.write_manifest(manifest)

@@ -74,9 +74,9 @@ class Nodes:
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.others = [self.add(*node) for node in others]
 
-    def add(self, cpus: float, gpus: int) -> Any:
-        """One more node."""
-        return self.cluster.add_node(num_cpus=cpus, num_gpus=gpus, object_store_memory=_STORE)
+    def add(self, cpus: float, gpus: int, **more: Any) -> Any:
+        """One more node; `more` are Ray's settings of it."""
+        return self.cluster.add_node(num_cpus=cpus, num_gpus=gpus, object_store_memory=_STORE, **more)
 
     def kill(self, node: Any) -> None:
         """A node is gone from one moment to the next, with all that ran on it."""

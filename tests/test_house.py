@@ -12,7 +12,7 @@ import raydual
 ROOT = Path(raydual.__file__).parent
 FLOORS = (
     {"errors", "embedded", "pulse", "stopping", "console"},
-    {"files", "yaml_text", "metrics.metric", "metrics.measure", "model.anatomy"},
+    {"files", "yaml_text", "hub", "metrics.metric", "metrics.measure", "model.anatomy"},
     {"tasks.task", "schemas", "storage", "metrics.catalogue", "metrics.own"},
     {"tables", "lock", "journal", "measurements"},
     {"config"},
@@ -42,7 +42,7 @@ NO_TORCH = [
         "tasks.prompts",
         "model.source",
     ),
-    *("files", "yaml_text", "tasks.files", "model.anatomy", "model.checkpoint"),
+    *("files", "yaml_text", "hub", "tasks.files", "model.anatomy", "model.checkpoint"),
     *(
         "estimate",
         "model.cost",

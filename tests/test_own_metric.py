@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from raydual.cli import main
 
 import raydual
+from raydual.commands import main
 from raydual.controls import control_named
 from raydual.errors import UserError
 from raydual.loading import dump_config, load_config, stored_config, validate_config

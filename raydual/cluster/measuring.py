@@ -111,8 +111,7 @@ class Measuring:
             among the rows, so that `--resume` tries them again.
         """
         # Closed before anything else is: its threads must not outlive the connection to Ray.
-        title, replicas = f"demonstrations of {self.study.config.name}", self.watch.layout.replicas
-        with closing(tokenized(title, self.shared, groups, replicas)) as stream:
+        with closing(tokenized(self.study, self.shared, groups, self.watch.layout.replicas)) as stream:
             more = True
             while more or self.at_work or self.again:
                 while len(self.at_work) <= self.watch.replicas_there and (more or self.again):

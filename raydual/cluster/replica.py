@@ -37,7 +37,7 @@ class ModelSettings:
     @classmethod
     def of(cls, study: Study) -> "ModelSettings":
         """The model of a study."""
-        return cls(study.config.model, study.config.revision, study.config.dtype)
+        return cls(study.source.name, study.source.revision, study.config.dtype)
 
 
 @dataclass(frozen=True)

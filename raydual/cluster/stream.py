@@ -8,6 +8,7 @@ from functools import cache, partial
 from typing import Any
 
 import ray
+import tokenizers
 from ray.data import DataContext, TaskPoolStrategy
 from ray.data._internal.execution.backpressure_policy import (
     ENABLED_BACKPRESSURE_POLICIES,
@@ -21,7 +22,6 @@ from raydual.cluster.replica import Broken, in_one_line
 from raydual.controls import Control, control_named
 from raydual.errors import UserError
 from raydual.measure.study import Case, Study, Unit
-from raydual.model.source import ModelSource
 
 _TOKENIZERS = 2
 _FEWEST_AHEAD = 2
@@ -39,22 +39,28 @@ class Group:
 
 
 @cache
-def _tokenizer(source: ModelSource) -> Any:
-    return source.tokenizer()
+def _tokenizer(text: Any) -> tokenizers.Tokenizer:
+    """The tokenizer whose text a reference refers to, read once by each process."""
+    return tokenizers.Tokenizer.from_str(ray.get(text))
 
 
 class Tokenize:
-    """A row that names the units of a group becomes a row with their cases."""
+    """A row that names the units of a group becomes a row with their cases.
 
-    def __init__(self, study: Any) -> None:
-        self.study = study
+    `study` and `tokenizer` refer to the study and its model's tokenizer, as text: a node that tokenizes need not have
+    the model.
+    """
+
+    def __init__(self, study: Any, tokenizer: Any) -> None:
+        self.study, self.tokenizer = study, tokenizer
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """`control`, `seeds` and `tuned_on` in; `group` out."""
         study: Study = ray.get(self.study)
         control = control_named(row["control"])
         units = [Unit(seed, control, other) for seed, other in zip(row["seeds"], row["tuned_on"], strict=True)]
-        cases = [_case(study, unit) for unit in units]
+        tokenizer = _tokenizer(self.tokenizer)
+        cases = [_case(study, tokenizer, unit) for unit in units]
         return {
             "group": Group(
                 control,
@@ -64,9 +70,9 @@ class Tokenize:
         }
 
 
-def _case(study: Study, unit: Unit) -> Case | Broken:
+def _case(study: Study, tokenizer: tokenizers.Tokenizer, unit: Unit) -> Case | Broken:
     try:
-        return study.case(_tokenizer(study.source), unit)
+        return study.case(tokenizer, unit)
     except UserError as error:
         return Broken(unit.seed, unit.control.name, str(error))
     except Exception as error:
@@ -98,7 +104,7 @@ class _Ahead(BackpressurePolicy):
         return False
 
 
-def tokenized(title: str, shared: Any, groups: Sequence[Sequence[Unit]], replicas: int) -> Generator[Group]:
+def tokenized(study: Study, shared: Any, groups: Sequence[Sequence[Unit]], replicas: int) -> Generator[Group]:
     """The groups, one by one, as they are asked for; `shared` refers to the study.
 
     They are made a little ahead of that, the more so the more `replicas` there may be.
@@ -113,10 +119,13 @@ def tokenized(title: str, shared: Any, groups: Sequence[Sequence[Unit]], replica
         }
         for group in groups
     ]
+    tokenizer = ray.put(study.source.tokenizer().to_str())
     stream = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        Tokenize(shared), num_cpus=0, compute=TaskPoolStrategy(size=min(_TOKENIZERS, len(rows)))
+        Tokenize(shared, tokenizer),
+        num_cpus=0,
+        compute=TaskPoolStrategy(size=min(_TOKENIZERS, len(rows))),
     )
-    stream.set_name(title)
+    stream.set_name(f"demonstrations of {study.config.name}")
     # Bundle by bundle, without the threads that prefetch batches: they would outlive a run that is stopped.
     bundles = stream.iter_internal_ref_bundles()
     try:

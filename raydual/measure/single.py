@@ -69,8 +69,8 @@ class Laboratory:
     @cached_property
     def loaded(self) -> LoadedModel:
         """The model, loaded when it is first needed."""
-        config = self.study.config
-        return load_model(config.model, revision=config.revision, dtype=config.dtype)
+        source = self.study.source
+        return load_model(source.name, revision=source.revision, dtype=self.study.config.dtype)
 
     @cached_property
     def queries(self) -> Queries:

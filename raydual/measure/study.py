@@ -41,15 +41,16 @@ class Case:
 
 @dataclass(frozen=True)
 class Study:
-    """The settings and the examples of one sweep."""
+    """The settings and the examples of one sweep, and the `commit` of its model, if that is on the hub."""
 
     config: SweepConfig
     dataset: Dataset
+    commit: str | None = None
 
     @property
     def source(self) -> ModelSource:
-        """Where the model comes from."""
-        return ModelSource(self.config.model, self.config.revision)
+        """Where the model comes from; of the hub the commit that was checked, wherever it is loaded."""
+        return ModelSource(self.config.model, self.commit or self.config.revision)
 
     @property
     def slices(self) -> tuple[int, ...]:
@@ -136,7 +137,7 @@ def prepare_study(config: SweepConfig, weights: bool = True) -> Study:
     """
     if config.measures.own:
         check_own(config.measures.own.source, config.measures.own.file, config.measures.own.metrics)
-    study = Study(config, load_dataset(config))
+    study = Study(config, load_dataset(config), ModelSource(config.model, config.revision).commit())
     if config.search.seeds and study.slices[-1] > len(study.dataset.selection):
         raise UserError(
             f"search.seeds.slices: ends at {study.slices[-1]}, but only {len(study.dataset.selection)} examples are "

@@ -98,24 +98,47 @@ def _headers(directory: Path) -> dict[str, Header]:
     elif (directory / INDEX).is_file():
         found = _indexed(directory)
     else:
-        raise UserError(
-            f"model: {directory} has no safetensors weights ({SINGLE} or {INDEX}); pickled weights are never loaded: "
-            "save them with `save_pretrained`"
-        )
+        raise UserError(no_weights(directory))
     found = {name: header for name, header in found.items() if not name.endswith(NO_WEIGHTS)}
     if not any(name.startswith(BACKBONE) for name in found):
         found = {name if name == UNEMBEDDING else f"{BACKBONE}{name}": header for name, header in found.items()}
     return found
 
 
-def _indexed(directory: Path) -> dict[str, Header]:
-    index = _json_mapping(directory / INDEX, "an index of weights").get("weight_map")
-    if not isinstance(index, dict) or not index or not all(isinstance(file, str) for file in index.values()):
-        raise UserError(f"model: {directory / INDEX} names no files in its weight_map; {_AGAIN}")
-    found: dict[str, Header] = {}
-    for file in dict.fromkeys(index.values()):
+def no_weights(where: object) -> str:
+    """What is said of a place without weights that can be loaded."""
+    return (
+        f"model: {where} has no safetensors weights ({SINGLE} or {INDEX}); pickled weights are never loaded: "
+        "save them with `save_pretrained`"
+    )
+
+
+def named_files(index: Path) -> list[str]:
+    """The files of weights that an index names, which lie beside it.
+
+    Raises
+    ------
+    UserError
+        It is damaged, or names something else.
+    """
+    return list(dict.fromkeys(_weight_map(index).values()))
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """The file of each weight."""
+    found = _json_mapping(index, "an index of weights").get("weight_map")
+    if not isinstance(found, dict) or not found or not all(isinstance(file, str) for file in found.values()):
+        raise UserError(f"model: {index} names no files in its weight_map; {_AGAIN}")
+    for file in found.values():
         if Path(file).name != file:
-            raise UserError(f"model: {directory / INDEX} names {shown(file)}, which is not a file beside it; {_AGAIN}")
+            raise UserError(f"model: {index} names {shown(file)}, which is not a file beside it; {_AGAIN}")
+    return found
+
+
+def _indexed(directory: Path) -> dict[str, Header]:
+    index = _weight_map(directory / INDEX)
+    found: dict[str, Header] = {}
+    for file in named_files(directory / INDEX):
         if not (directory / file).is_file():
             raise UserError(f"model: {directory} has no {file}, which {INDEX} names; {_AGAIN}")
         found |= _header(directory / file)

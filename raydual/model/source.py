@@ -1,6 +1,6 @@
 """Where a model's files are, and whether they are a model that can be measured. Loads no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tokenizers
@@ -8,8 +8,9 @@ import tokenizers
 from raydual.embedded import MODEL_DIR
 from raydual.errors import UserError
 from raydual.files import is_directory, user_path
+from raydual.hub import NotThereError, Repository, model_file, model_files
 from raydual.loading import is_local_path
-from raydual.model.checkpoint import check_weights, one_line, read_config
+from raydual.model.checkpoint import INDEX, SINGLE, check_weights, named_files, no_weights, one_line, read_config
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,21 @@ class ModelSource:
             return None
         return user_path(self.name, Path.cwd(), "model")
 
+    @property
+    def repository(self) -> Repository:
+        """The model on the hub, for a hub id."""
+        return Repository("model", self.name, self.revision)
+
+    def commit(self) -> str | None:
+        """The commit of a hub model that the revision stands for now; None for a local one.
+
+        Raises
+        ------
+        UserError
+            As `file`.
+        """
+        return self.file("config.json").parent.name if self.directory is None else None
+
     def file(self, name: str) -> Path:
         """The local path of one file of the model, fetched from the hub if need be.
 
@@ -37,7 +53,12 @@ class ModelSource:
             It is not there, or the hub is out of reach.
         """
         if self.directory is None:
-            return _from_hub(self, name)
+            try:
+                return model_file(self.repository, name)
+            except NotThereError:
+                raise UserError(
+                    f"model: {self.name!r} on the Hugging Face hub has no {name}{_HINTS.get(name, '')}"
+                ) from None
         if not is_directory(self.directory):
             raise UserError(f"model: {self.directory} is not a directory")
         path = self.directory / name
@@ -56,7 +77,9 @@ class ModelSource:
         return read_config(self.file("config.json"))
 
     def check(self, weights: bool = True) -> None:
-        """Check what config and tokenizer tell, and the headers of local `weights`, in well under a second.
+        """Check what config and tokenizer tell, and of `weights` the headers of local ones, in well under a second.
+
+        Of a hub model's weights it is checked that there are some.
 
         Raises
         ------
@@ -66,6 +89,8 @@ class ModelSource:
         vocabulary = self.config()["vocab_size"]
         if weights and self.directory is not None:
             self.weights_directory()
+        elif weights and (files := model_files(self.repository)) is not None and not files & {SINGLE, INDEX}:
+            raise UserError(no_weights(f"{self.name!r} on the Hugging Face hub"))
         largest = max(self.tokenizer().get_vocab().values(), default=-1)
         if largest < 0 or largest >= vocabulary:
             raise UserError(
@@ -94,39 +119,24 @@ class ModelSource:
         UserError
             No weights are there, or not those that the config asks for.
         """
-        directory = _snapshot(self) if self.directory is None else self.directory
+        directory = self._fetched_weights() if self.directory is None else self.directory
         check_weights(directory, self.config())
         return directory
 
+    def _fetched_weights(self) -> Path:
+        """The folder of the cache that holds every file of a hub model's weights."""
+        model = replace(self.repository, revision=self.commit())
+        try:
+            return model_file(model, SINGLE).parent
+        except NotThereError:
+            pass
+        try:
+            index = model_file(model, INDEX)
+        except NotThereError:
+            raise UserError(no_weights(f"{self.name!r} on the Hugging Face hub")) from None
+        for name in named_files(index):
+            model_file(model, name)
+        return index.parent
+
 
 _HINTS = {"tokenizer.json": "; save the model's fast tokenizer there with `save_pretrained`"}
-
-
-def _from_hub(source: ModelSource, name: str) -> Path:
-    import huggingface_hub
-
-    try:
-        return Path(huggingface_hub.hf_hub_download(source.name, name, revision=source.revision))
-    except Exception as error:  # the client raises many kinds, none of which a user can act on
-        raise _hub_error(source, error) from None
-
-
-def _snapshot(source: ModelSource) -> Path:
-    import huggingface_hub
-
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                source.name, revision=source.revision, allow_patterns=["*.json", "*.safetensors"]
-            )
-        )
-    except Exception as error:  # as above
-        raise _hub_error(source, error) from None
-
-
-def _hub_error(source: ModelSource, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
-    return UserError(
-        f"model: cannot load {source.name!r} from the Hugging Face hub ({type(error).__name__}: {reason}); "
-        "connect to the hub, or set `model` to a local directory (or to `embedded`, which needs no download)"
-    )

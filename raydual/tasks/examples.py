@@ -10,6 +10,7 @@ from raydual.config import DataFiles, Split, SweepConfig
 from raydual.embedded import reviews_file
 from raydual.errors import UserError, shown
 from raydual.files import is_directory
+from raydual.hub import Repository, dataset_splits
 from raydual.tasks.files import SUFFIXES, Table, arrow_table, read_table
 from raydual.tasks.task import Task
 
@@ -143,21 +144,11 @@ def _hold_out(table: Table) -> tuple[Table, Table]:
 
 
 def _read_hub(task: Task) -> tuple[Table, Table, str]:
-    import datasets
-
     hub = task.hub
     assert hub is not None, "checked by the config"
-    tables = []
-    for split in (hub.train, hub.validation):
-        try:
-            rows = datasets.load_dataset(hub.id, hub.config, split=split, revision=hub.revision)
-        except Exception as error:  # the hub's client raises many kinds, none of which a user can act on
-            raise UserError(
-                f"data: cannot load the split {split!r} of {hub.id!r} from the Hugging Face hub "
-                f"({type(error).__name__}: {str(error).partition(chr(10))[0]}); connect to the hub, or set `data` to "
-                "a local CSV, JSONL or Parquet file (or to `embedded`)"
-            ) from None
-        tables.append(arrow_table(rows.data.table, f"{hub.id}, {split}"))
+    splits = (hub.train, hub.validation)
+    found = dataset_splits(Repository("data", hub.id, hub.revision), hub.config, splits)
+    tables = [arrow_table(rows.data.table, f"{hub.id}, {split}") for rows, split in zip(found, splits, strict=True)]
     return tables[0], tables[1], f"{hub.id} on the Hugging Face hub"
 
 
