@@ -1,23 +1,10 @@
-"""Shapes in signatures are checked while testing; tests use `OMP_NUM_THREADS` threads, one by default."""
+"""What tests share. They use `OMP_NUM_THREADS` threads, one by default."""
 
 import os
 import sys
 import time
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-from jaxtyping import install_import_hook
-
-_CHECKED = ("raydual.metrics", "raydual.model", "raydual.measure", "raydual.tasks")
-with install_import_hook(_CHECKED, "beartype.beartype"):
-    import raydual.measure.dual
-    import raydual.measure.interchange
-    import raydual.measure.replica
-    import raydual.measure.scoring
-    import raydual.metrics.kendall
-    import raydual.metrics.noise
-    import raydual.metrics.prediction
-    import raydual.metrics.similarity  # noqa: F401
 
 import pytest
 import torch
