@@ -44,7 +44,7 @@ _WHERE = {
     "simaou": "raydual.metrics.similarity",
     "simam": "raydual.metrics.similarity",
     "norm_matched_null": "raydual.metrics.similarity",
-    "kendall_tau": "raydual.metrics.kendall",
+    "kendall_tau": "raydual.measure.ranking",
     "rec2ftp": "raydual.metrics.prediction",
     "kappa": "raydual.metrics.prediction",
     "describe": "raydual.metrics.statistics",

@@ -34,7 +34,6 @@ NO_TORCH = [
         "estimate",
         "model.cost",
         "measure.study",
-        "metrics.kendall",
         "metrics.similarity",
         "metrics.noise",
         "metrics.prediction",
@@ -94,7 +93,7 @@ def test_imports_run_one_way_and_only_the_cluster_knows_ray():
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("metrics.kendall", "from raydual.model.attention import Prefix"),
+        ("metrics.similarity", "from raydual.model.attention import Prefix"),
         ("model.attention", "import raydual.measure.replica"),
         ("measure.replica", "import ray"),
         ("tasks.prompts", "def f():\n    from ray import data"),
