@@ -5,6 +5,7 @@ is quick.
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any
 
 _WHERE = {
@@ -50,10 +51,12 @@ _WHERE = {
     "describe": "raydual.metrics.statistics",
 }
 
-__all__ = sorted(_WHERE)
+__all__ = sorted([*_WHERE, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("raydual")
     if name not in _WHERE:
         raise AttributeError(f"module 'raydual' has no attribute {name!r}")
     return getattr(import_module(_WHERE[name]), name)
