@@ -75,10 +75,9 @@ def test_a_task_and_a_control_are_added_by_the_page_alone(package, inputs):
     root, task, control = package
     assert len(task) == 1
     assert len(control) <= 3
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, *map(str, inputs)],
-        cwd=root, env={"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PATH": ""}, text=True, capture_output=True, check=False,
-    )  # fmt: skip
+    environment = {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PATH": ""}
+    command = [sys.executable, "-c", MEASURE, *map(str, inputs)]
+    done = subprocess.run(command, cwd=root, env=environment, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["controls"] == ["none", "labels_same"]
