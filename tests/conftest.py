@@ -6,6 +6,7 @@ import time
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 import torch
 
@@ -13,6 +14,10 @@ from raydual.sweep import main
 
 from .sweeping import make_inputs, own_temporary, tiny_settings, undisturbed
 from .tiny import save_tiny
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("raydual", deadline=None)
+hypothesis.settings.load_profile("raydual")
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from analysis import memory
 
 from .sweeping import ROOT
 
+pytestmark = pytest.mark.long
+
 FEW, MANY, LAYERS = 100, 1600, 28
 BYTES_A_ROW = 160
 """What one more row may add to the driver's peak; a table of all rows adds as much again as is needed."""

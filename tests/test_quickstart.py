@@ -17,6 +17,8 @@ from raydual.model.loading import load_model
 from raydual.results import RunDirectory
 from raydual.sweep import SWEEPS
 
+pytestmark = [pytest.mark.ray, pytest.mark.long]
+
 SEEDS = range(20)
 
 

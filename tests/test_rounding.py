@@ -26,6 +26,8 @@ from .rounding import moved_by_rounding, rounding_bounds, rounding_of
 from .sweeping import make_inputs, tiny_settings
 from .tolerance import assert_same_rows, loose, within
 
+pytestmark = pytest.mark.long
+
 # Rankings
 
 
