@@ -64,31 +64,35 @@ def made_up_batches(seeds: int, layers: int, batch: int = _BATCH) -> Iterator[pa
         yield pa.table(columns).cast(MEASUREMENTS)
 
 
-def peak_gib() -> float:
-    """The largest resident set of this process so far, in GiB."""
+def peak_mib() -> float:
+    """The largest resident set of this process so far, in MiB."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # unlike `ru_maxrss` it leaves out what the process that started this one took
+        (line,) = (line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**10
     unit = 1 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def reduce_and_tell(path: Path) -> None:
     """Reduce a run and write its report, and print what that took."""
-    before, started = peak_gib(), time.perf_counter()
+    before, started = peak_mib(), time.perf_counter()
     reduce_run(RunDirectory(path))
     reduced = time.perf_counter() - started
     write_report(RunDirectory(path))
-    print(f"reduce {reduced:.1f} s, peak {peak_gib():.2f} GiB ({before:.2f} GiB before it)", flush=True)
+    print(f"reduce {reduced:.1f} s, peak {peak_mib():.0f} MiB ({before:.0f} MiB before it)", flush=True)
 
 
-def measure_and_tell(seeds: int) -> None:
-    """Measure so many seeds on the embedded model, eight at a time, and print the peak."""
+def measure_and_tell(seeds: int, at_once: int = _BATCH) -> None:
+    """Measure so many seeds on the embedded model, `at_once` together, and print the peak."""
     from raydual.measure.single import Laboratory  # only here: a driver that reduces loads no torch
 
     laboratory = Laboratory(
         {"task": "sst2", "split": {"measured": 100}, "finetune": {"learning_rate": 1.0}, "seeds": seeds}
     )
-    for start in range(0, seeds, _BATCH):
-        laboratory.replica.measure([laboratory.demonstrations(s) for s in range(start, min(start + _BATCH, seeds))])
-    print(f"replica after {seeds} seeds: peak {peak_gib():.2f} GiB", flush=True)
+    for start in range(0, seeds, at_once):
+        laboratory.replica.measure([laboratory.demonstrations(s) for s in range(start, min(start + at_once, seeds))])
+    print(f"replica after {seeds} seeds: peak {peak_mib():.0f} MiB", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python analysis/memory.py", description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1000, 10000], metavar="N", help="that are reduced")
     parser.add_argument("--layers", type=int, default=28)
-    parser.add_argument("--replica-seeds", type=int, nargs="+", default=[8, 32], metavar="N", help="that are measured")
+    parser.add_argument("--replica-seeds", type=int, nargs="*", default=[8, 32], metavar="N", help="that are measured")
     parser.add_argument("--reduce", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)

@@ -5,6 +5,7 @@ is quick.
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any
 
 _WHERE = {
@@ -49,16 +50,18 @@ _WHERE = {
     "simaou": "raydual.metrics.similarity",
     "simam": "raydual.metrics.similarity",
     "norm_matched_null": "raydual.metrics.similarity",
-    "kendall_tau": "raydual.metrics.kendall",
+    "kendall_tau": "raydual.measure.ranking",
     "rec2ftp": "raydual.metrics.prediction",
     "kappa": "raydual.metrics.prediction",
     "describe": "raydual.metrics.statistics",
 }
 
-__all__ = sorted(_WHERE)
+__all__ = sorted([*_WHERE, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("raydual")
     if name not in _WHERE:
         raise AttributeError(f"module 'raydual' has no attribute {name!r}")
     return getattr(import_module(_WHERE[name]), name)

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, Self
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -95,7 +95,7 @@ class Buckets:
         self._waiting = self._held = 0
         self._finished: set[int] = set()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Buckets":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -24,6 +24,8 @@ Index = Annotated[int, Field(strict=True, ge=0, lt=LARGEST)]
 Rate = Annotated[float, Field(strict=True, gt=0, le=1e38, allow_inf_nan=False)]
 Weight = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
+Relabelling = Literal["random", "flipped", "abstract"]
+"""Which other labels a control gives the demonstrations."""
 
 
 def _expand_seeds(value: Any) -> Any:
@@ -177,7 +179,7 @@ class Controls(Settings):
     other_seed: Flag = False
     untrained: Flag = False
     trained_embeddings: Flag = False
-    labels: tuple[Literal["random", "flipped", "abstract"], ...] = ()
+    labels: tuple[Relabelling, ...] = ()
     permutations: Annotated[int, Field(strict=True, ge=0, le=1000)] = Field(
         default=0, description="how many other orders of each seed's demonstrations"
     )
@@ -189,7 +191,7 @@ class Controls(Settings):
     @property
     def number(self) -> int:
         """How many controls are run."""
-        flags = (self.layer_causal, self.random_step, self.other_seed, self.untrained, self.trained_embeddings)
+        flags = [getattr(self, name) for name, field in type(self).model_fields.items() if field.annotation is bool]
         return sum(flags) + len(self.labels) + self.permutations
 
 

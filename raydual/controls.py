@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from raydual.config import Controls
+from raydual.config import Controls, Relabelling
 from raydual.errors import UserError, did_you_mean
 
 
@@ -22,7 +22,7 @@ class Control:
     label: str
     description: str
     weights: Literal["trained", "untrained", "trained_embeddings"] = "trained"
-    labels: Literal["true", "random", "flipped", "abstract"] = "true"
+    labels: Literal["true"] | Relabelling = "true"
     order: int = 0
     tuned_on: Literal["own", "other"] = "own"
     step: Literal["set", "layer_causal", "random"] = "set"

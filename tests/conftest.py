@@ -1,4 +1,4 @@
-"""Shapes in signatures are checked while testing; tests use `OMP_NUM_THREADS` threads, one by default."""
+"""What tests share. They use `OMP_NUM_THREADS` threads, one by default."""
 
 import os
 import random
@@ -8,19 +8,7 @@ import time
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from jaxtyping import install_import_hook
-
-_CHECKED = ("raydual.metrics", "raydual.model", "raydual.measure", "raydual.tasks")
-with install_import_hook(_CHECKED, "beartype.beartype"):
-    import raydual.measure.dual
-    import raydual.measure.interchange
-    import raydual.measure.replica
-    import raydual.measure.scoring
-    import raydual.metrics.kendall
-    import raydual.metrics.noise
-    import raydual.metrics.prediction
-    import raydual.metrics.similarity  # noqa: F401
-
+import hypothesis
 import pytest
 import torch
 
@@ -28,6 +16,10 @@ from raydual.sweep import main
 
 from .sweeping import make_inputs, own_temporary, tiny_settings, undisturbed
 from .tiny import save_tiny
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("raydual", deadline=None)
+hypothesis.settings.load_profile("raydual")
 
 
 @pytest.fixture

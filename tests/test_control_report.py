@@ -19,6 +19,8 @@ from raydual.results import RunDirectory, measurement_table
 from .synthetic import control_rows, synthetic_run
 from .tiny import LABELS, TEMPLATE, save_tiny, tiny_config, tiny_examples
 
+pytestmark = pytest.mark.long
+
 NULLS = ("random_step", "other_seed", "untrained", "trained_embeddings")
 
 

@@ -31,6 +31,8 @@ from .test_equals_plain import RANDOM
 from .tiny import ANATOMIES, LABELS, TEMPLATE, label_ids, save_tiny, tiny_examples, tiny_tokenizer
 from .tolerance import assert_same_values
 
+pytestmark = pytest.mark.long
+
 K, RATE = 5, 0.05
 PAIRS = tiny_examples()
 TRAIN, MEASURED = PAIRS[:60], PAIRS[60:71]

@@ -19,6 +19,8 @@ from raydual.resume import check
 
 from .synthetic import synthetic_config, synthetic_rows, synthetic_run
 
+pytestmark = pytest.mark.long
+
 SEEDS, LAYERS = 7, 2
 CONFIG = synthetic_config(SEEDS)
 

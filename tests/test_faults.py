@@ -28,7 +28,7 @@ from .sweeping import (
 )
 from .tolerance import Rounding, assert_same_rows, assert_same_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 MEASURE = "raydual.measure.bench:Bench.measure"
 SCORE = "raydual.measure.scoring:Scorer.score_slice"

@@ -9,7 +9,7 @@ from raydual.results import RunDirectory
 
 from .tiny_sweep import command, drive, environment, tiny_sweep
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 
 @pytest.fixture(scope="module")

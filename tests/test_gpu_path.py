@@ -26,6 +26,8 @@ from .test_controls import EVERY
 from .tiny import LABELS, TEMPLATE, label_ids, save_tiny, tiny_examples, tiny_tokenizer
 from .tolerance import assert_same_rows, within
 
+pytestmark = pytest.mark.long
+
 SEEDS = [2, 7]
 
 

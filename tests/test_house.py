@@ -47,7 +47,6 @@ NO_TORCH = [
         "estimate",
         "model.cost",
         "measure.study",
-        "metrics.kendall",
         "metrics.similarity",
         "metrics.noise",
         "metrics.prediction",
@@ -105,7 +104,7 @@ def test_imports_run_one_way_and_only_the_cluster_knows_ray():
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("metrics.kendall", "from raydual.model.attention import Prefix"),
+        ("metrics.similarity", "from raydual.model.attention import Prefix"),
         ("model.attention", "import raydual.measure.replica"),
         ("measure.replica", "import ray"),
         ("tasks.prompts", "def f():\n    from ray import data"),

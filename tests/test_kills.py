@@ -26,7 +26,7 @@ from .sweeping import (
 )
 from .tolerance import KEY, assert_same_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 RUNS = 2
 # Each run is killed so often in each stage, in this order, at a moment up to so many seconds after its beginning.

@@ -26,7 +26,7 @@ from raydual.metrics.catalogue import CATALOGUE, OVERALL
 
 from .sweeping import Sweeping, family, make_inputs, tiny_settings
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 MEASURE = "raydual.measure.bench:Bench.measure"
 Values = dict[tuple[tuple[str, str], ...], float]

@@ -11,6 +11,7 @@ from .tolerance import Rounding, assert_same_run
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.ray,
     # Ray's own cluster for tests leaves pipes and sockets to the garbage collector.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

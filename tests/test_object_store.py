@@ -24,7 +24,7 @@ from raydual.sweep import main as sweep
 from .synthetic import synthetic_config, synthetic_rows, synthetic_run
 from .tiny_sweep import drive, tiny_sweep
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ from raydual.measure.study import prepare_study
 from raydual.model.loading import load_model
 from raydual.results import RunDirectory
 
+pytestmark = [pytest.mark.ray, pytest.mark.long]
+
 SEEDS = range(20)
 
 

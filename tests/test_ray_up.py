@@ -47,6 +47,7 @@ execution: {replicas: 1, seeds_per_batch: 1}
 """
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.ray,
     pytest.mark.skipif(refusal() is not None, reason=f"no machines of namespaces here: {refusal()}"),
 ]
 

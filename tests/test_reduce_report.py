@@ -20,6 +20,8 @@ from raydual.results import FAILED, MEASUREMENTS, RunDirectory
 
 from .synthetic import REASON, synthetic_run
 
+pytestmark = pytest.mark.long
+
 SEEDS, LAYERS, GONE = 11, 5, (4,)
 
 

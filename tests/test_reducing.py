@@ -26,6 +26,7 @@ def dashboard(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_tasks_find_what_threads_find(dashboard, tmp_path, monkeypatch):
     run = synthetic_run(tmp_path / "run", seeds=30)
     monkeypatch.setattr(reduce, "_JOB_BYTES", 0)

@@ -17,14 +17,16 @@ from hypothesis import strategies as st
 from raydual.loading import load_config
 from raydual.measure.rows import Row
 from raydual.measure.single import Laboratory
-from raydual.metrics.kendall import kendall_tau
 
 from .kernels import measured
 from .rank_bounds import Order, recall_bound, tau_bound, unsure_maximum
+from .reference.metrics import kendall_tau
 from .reference.ranks import top_recall
 from .rounding import moved_by_rounding, rounding_bounds, rounding_of
 from .sweeping import make_inputs, tiny_settings
 from .tolerance import assert_same_rows, loose, within
+
+pytestmark = pytest.mark.long
 
 # Rankings
 

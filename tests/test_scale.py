@@ -1,6 +1,10 @@
 """The stand-in run: every part of the driver's work for each number of seeds, in a table."""
 
+import pytest
+
 from analysis import scale
+
+pytestmark = pytest.mark.long
 
 
 def test_the_script_tells_every_part_of_every_number_of_seeds(capfd, tmp_path):

@@ -25,6 +25,8 @@ from .sweeping import (
 )
 from .tolerance import assert_same_run
 
+pytestmark = pytest.mark.ray
+
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 SLOW = [
     {"at": "raydual.measure.scoring:Scorer.score_slice", "kind": "slow", "seconds": 0.3},

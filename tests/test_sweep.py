@@ -23,6 +23,8 @@ from .sweeping import SEEDS, tiny_settings
 from .tiny import FAMILIES, save_tiny
 from .tolerance import Rounding, assert_same_run
 
+pytestmark = pytest.mark.ray
+
 
 @pytest.fixture(scope="module", autouse=True)
 def one_ray(tmp_path_factory):

@@ -11,7 +11,7 @@ import pytest
 
 from .sweeping import Sweeping, family, kill, make_inputs, own_temporary, running, tiny_settings, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 PRIVATE = """
 import sys, time, ray

@@ -1,6 +1,6 @@
 """Rankings of thousands of rows at once, on the device: Kendall's τ, and which elements two rankings put on top.
 
-The fast path of `raydual.metrics.kendall`. A ranking is sorted once, whatever it is compared with.
+A ranking is sorted once, whatever it is compared with.
 """
 
 from dataclasses import dataclass
@@ -65,6 +65,11 @@ class Ranking:
         undefined = self.broken | other.broken | (spread == 0)
         tau = agreement / spread.masked_fill(undefined, 1.0)
         return tau.clamp(-1.0, 1.0).masked_fill(undefined, float("nan"))
+
+
+def kendall_tau(x: Float[Tensor, "*batch n"], y: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+    """Kendall's τ-b along the last axis (see `Ranking.tau`)."""
+    return Ranking.of(x).tau(Ranking.of(y))
 
 
 def top_recall(x: Ranking, y: Ranking, k: int) -> Float[Tensor, "*batch"]:

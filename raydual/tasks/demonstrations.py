@@ -1,9 +1,13 @@
 """The demonstrations of a seed, as they are or as a control wants them (docs/science.md, sections 1 and 5)."""
 
 import random
+from collections.abc import Callable
+from typing import TypeAlias
 
 from raydual.controls import Control
 from raydual.tasks.examples import Examples, demonstration_indices
+
+Labels: TypeAlias = tuple[int, ...]
 
 
 def demonstration_examples(train: Examples, seed: int, count: int, labels: int, control: Control) -> Examples:
@@ -14,7 +18,8 @@ def demonstration_examples(train: Examples, seed: int, count: int, labels: int, 
     chosen = train.take(demonstration_indices(seed, len(train), count))
     if control.order:
         chosen = chosen.take(_other_order(count, seed, control.order))
-    return Examples(chosen.queries, _labels(chosen.labels, labels, seed, control))
+    relabelled = _RELABELLED.get(control.labels)
+    return Examples(chosen.queries, relabelled(chosen.labels, labels, seed) if relabelled else chosen.labels)
 
 
 def _other_order(count: int, seed: int, number: int) -> list[int]:
@@ -25,10 +30,17 @@ def _other_order(count: int, seed: int, number: int) -> list[int]:
     return order
 
 
-def _labels(own: tuple[int, ...], labels: int, seed: int, control: Control) -> tuple[int, ...]:
-    if control.labels == "random":
-        draw = random.Random(f"labels of seed {seed}")
-        return tuple(draw.randrange(labels) for _ in own)
-    if control.labels == "flipped":
-        return tuple((label + 1) % labels for label in own)
-    return own
+def _random(own: Labels, labels: int, seed: int) -> Labels:
+    draw = random.Random(f"labels of seed {seed}")
+    return tuple(draw.randrange(labels) for _ in own)
+
+
+def _flipped(own: Labels, labels: int, seed: int) -> Labels:
+    return tuple((label + 1) % labels for label in own)
+
+
+_RELABELLED: dict[str, Callable[[Labels, int, int], Labels]] = {
+    "random": _random,
+    "flipped": _flipped,
+}
+"""What a control makes of the demonstrations' labels, of how many the task has and of the seed."""
