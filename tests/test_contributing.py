@@ -68,6 +68,7 @@ def package(tmp_path_factory):
     """A copy of the package with a new task and a new control, and the files that were changed for each."""
     root = tmp_path_factory.mktemp("package")
     shutil.copytree(ROOT / "raydual", root / "raydual", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "sweeps", root / "sweeps")
     return root, follow("Adding a task", root), follow("Adding a control", root)
 
 

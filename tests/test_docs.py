@@ -47,13 +47,18 @@ def _parts(annotation: Any) -> list[Any]:
 
 
 def _is_group(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel) and kind.__name__ not in ("Task", "DataFiles")
+    return (
+        isinstance(kind, type)
+        and issubclass(kind, BaseModel)
+        and kind.__name__ not in ("Task", "DataFiles", "OwnMetrics")
+    )
 
 
 def kind_of(schema: dict[str, Any]) -> str:
     """What a setting may be, in the words of the table."""
     if "$ref" in schema:
-        return "mapping"
+        # A file's name, which its text is read from.
+        return "text" if schema["$ref"].endswith("/OwnMetrics") else "mapping"
     if "anyOf" in schema:
         return ", ".join(kind_of(option) for option in schema["anyOf"] if option != {"type": "null"})
     if "enum" in schema or "const" in schema:

@@ -23,7 +23,7 @@ SIZES = {
     "demonstrations": 3, "split.selection": 8, "split.measured": 9, "measures.resamples": 200, "seeds": [1, 2, 3],
     "search.seeds": {"keep": 2, "slices": [4, 8]}, "search.finetune": {"learning_rate": [0.03, 0.3], "seeds": 2},
 }  # fmt: skip
-PLAN = "import sys; from raydual.cli import main; sys.exit(main(['plan', *sys.argv[1:]]))"
+PLAN = "import sys; from raydual.commands import main; sys.exit(main(['plan', *sys.argv[1:]]))"
 PREPARE = """
 import json, sys
 from raydual.errors import UserError

@@ -409,10 +409,8 @@ def test_the_headers_are_read_without_torch_and_fast(sound):
 
 
 def test_a_model_of_the_hub_is_checked_where_it_is_loaded(broken, monkeypatch):
-    import raydual.model.source as source
-
     model = broken(sharded(lambda m: (m / SHARDS[0]).unlink()))
-    monkeypatch.setattr(source, "_from_hub", lambda which, name: model / name)
-    monkeypatch.setattr(source, "_snapshot", lambda which: model)
+    monkeypatch.setattr("raydual.model.source.model_file", lambda which, name: model / name)
+    monkeypatch.setattr("raydual.model.source.model_files", lambda which: {file.name for file in model.iterdir()})
     ModelSource("someone/model").check()
     assert f"has no {SHARDS[0]}" in told(load_model, "someone/model")

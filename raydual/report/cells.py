@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from markupsafe import Markup
@@ -23,6 +23,7 @@ from raydual.report.words import digits_of, interval, number, p_value, with_inte
 _COLOURS = ("#3b2f8f", "#d55e00", "#009e73", "#0072b2", "#cc79a7", "#e69f00", "#56b4e9", "#6b7280")
 
 _COLUMNS = 3
+_LONGEST_TICK = 14
 
 
 @dataclass(frozen=True)
@@ -214,11 +215,17 @@ def _is_numeric(values: Sequence[str]) -> bool:
     return _places(values) != list(map(float, range(len(values)))) or values[0].isdecimal()
 
 
+def _brief(value: str) -> str:
+    """A value for a tick: the last part of a path, its end if that is long."""
+    last = PurePosixPath(value).name or value
+    return last if len(last) <= _LONGEST_TICK else f"…{last[1 - _LONGEST_TICK :]}"
+
+
 def _scale(panel: Axes, values: Sequence[str]) -> None:
     places = _places(values)
     if _is_numeric(values) and min(places) > 0 and max(places) >= 10 * min(places):
         panel.set_xscale("log")
         panel.xaxis.set_minor_locator(NullLocator())
-    panel.set_xticks(places, list(values))
+    panel.set_xticks(places, [_brief(value) for value in values])
     if not _is_numeric(values):
         panel.set_xlim(-0.5, len(values) - 0.5)
