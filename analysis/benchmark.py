@@ -6,7 +6,7 @@
 
 First the numbers are compared: all that are not random must agree with the baseline, or the exit code is 1 and no time
 is printed. Then come seconds a seed of both, their ratio, the share of the machine's matmul rate that model FLOPs make
-up (`FlopFormula` in `raydual/model/cost.py` says what is counted), peak memory, and where the time goes. The seconds by
+up (`FlopFormula` in `raydual/plan/cost.py` says what is counted), peak memory, and where the time goes. The seconds by
 part are those of a second, watched measurement of the same seeds.
 """
 
@@ -36,13 +36,13 @@ from analysis.benchmark_parts import (
 )
 from analysis.benchmark_setup import SHAPE, SHAPES, Setup, make_setup
 from analysis.benchmark_sweep import batches, measure_sweeps
+from raydual.data.prompts import DemonstrationSet
 from raydual.errors import UserError, exit_on_user_error
-from raydual.estimate import TABLE
-from raydual.measure.replica import Replica
 from raydual.measure.rows import Row
+from raydual.measure.seeds import SeedMeasurer
 from raydual.model.anatomy import Shape
-from raydual.model.cost import FlopFormula, Work
-from raydual.tasks.prompts import DemonstrationSet
+from raydual.plan.cost import FlopFormula, Work
+from raydual.plan.estimate import TABLE
 
 
 class _Parser(argparse.ArgumentParser):
@@ -128,10 +128,10 @@ def measure_replica(setup: Setup, seeds: int) -> tuple[list[Row], ReplicaTime]:
         torch.cuda.reset_peak_memory_stats(device)
     groups = batches(seeds, config.execution.seeds_per_batch)
     tokenizing, sets = seconds_of(lambda: [setup.demonstrations(group) for group in groups], device)
-    replica = Replica(setup.loaded, setup.queries, config)
+    replica = SeedMeasurer(setup.loaded, setup.queries, config)
     if failed := failed_seeds(replica.measure(sets[0])):
         raise UserError("\n".join(failed))
-    once, replica = seconds_of(lambda: Replica(setup.loaded, setup.queries, config), device)
+    once, replica = seconds_of(lambda: SeedMeasurer(setup.loaded, setup.queries, config), device)
     seconds, rows = seconds_of(lambda: [row for batch in sets for row in replica.measure(batch)], device)
     if failed := failed_seeds(rows):
         raise UserError("\n".join(failed))
@@ -151,7 +151,7 @@ def measure_replica(setup: Setup, seeds: int) -> tuple[list[Row], ReplicaTime]:
     )
 
 
-def _parts(replica: Replica, sets: Sequence[list[DemonstrationSet]], seeds: int) -> dict[str, float]:
+def _parts(replica: SeedMeasurer, sets: Sequence[list[DemonstrationSet]], seeds: int) -> dict[str, float]:
     """Seconds a seed by part."""
     clock = Clock(replica.model.device)
     with watched(clock):

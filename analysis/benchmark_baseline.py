@@ -13,10 +13,10 @@ from transformers import PreTrainedModel
 
 from analysis.benchmark_parts import Clock
 from analysis.benchmark_setup import Setup
-from raydual.measure.replica import Replica
+from raydual.catalogue.entries import CATALOGUE
 from raydual.measure.rows import Row
-from raydual.metrics.catalogue import CATALOGUE
-from raydual.results import FAILED
+from raydual.measure.seeds import SeedMeasurer
+from raydual.run_directory.directory import FAILED
 from tests.reference import seed as plain
 from tests.reference.finetune import FinetuneSettings
 from tests.reference.prompts import TaskSettings
@@ -136,7 +136,7 @@ class Agreement:
 
 def replica_rows(setup: Setup, seeds: Sequence[int]) -> list[Row]:
     """The replica's rows of `seeds`, measured at once."""
-    return Replica(setup.loaded, setup.queries, setup.config).measure(setup.demonstrations(list(seeds)))
+    return SeedMeasurer(setup.loaded, setup.queries, setup.config).measure(setup.demonstrations(list(seeds)))
 
 
 def compare(rows: Sequence[Row], expected: Mapping[int, Mapping[Key, float]]) -> Agreement:

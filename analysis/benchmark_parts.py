@@ -14,7 +14,7 @@ from unittest import mock
 
 import torch
 
-import raydual.measure.replica as replica_module
+import raydual.measure.seeds as replica_module
 from raydual.measure import chunk_metrics
 
 PARTS = ("prefix", "icl", "simdual", "fine-tuning", "ft", "simdw", "metrics", "rest")

@@ -10,15 +10,15 @@ import torch
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from raydual.config import SweepConfig
+from raydual.data.examples import load_dataset
+from raydual.data.prompts import DemonstrationSet, Queries
 from raydual.errors import UserError
-from raydual.loading import validate_config
-from raydual.measure.study import Study, prepare_study
 from raydual.model.attention import ATTENTION, register
 from raydual.model.loading import LoadedModel, load_model
 from raydual.model.source import ModelSource
-from raydual.tasks.examples import load_dataset
-from raydual.tasks.prompts import DemonstrationSet, Queries
+from raydual.settings.reading import validate_config
+from raydual.settings.schema import SweepConfig
+from raydual.study import Study, prepare_study
 
 SHAPE = "-shape"
 _COMMON = {

@@ -15,10 +15,10 @@ from typing import Any
 from analysis.benchmark_parts import seconds_of
 from analysis.benchmark_setup import Setup, is_shape, settings
 from raydual.errors import UserError
-from raydual.loading import validate_config
-from raydual.measure.replica import Replica
+from raydual.measure.seeds import SeedMeasurer
 from raydual.pipeline import execute
-from raydual.results import RunDirectory
+from raydual.run_directory.directory import RunDirectory
+from raydual.settings.reading import validate_config
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def batches(seeds: int, size: int) -> list[list[int]]:
 def replica_seconds(setup: Setup, seeds: int) -> float:
     """Seconds that a replica of this process takes for the zero-shot pass and the seeds, batch after batch."""
     device, execution = setup.loaded.device, setup.config.execution
-    zero_shot, replica = seconds_of(lambda: Replica(setup.loaded, setup.queries, setup.config), device)
+    zero_shot, replica = seconds_of(lambda: SeedMeasurer(setup.loaded, setup.queries, setup.config), device)
     seconds = 0.0
     for batch in batches(seeds, execution.seeds_per_batch):
         sets = setup.demonstrations(batch)

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from raydual.loading import validate_config
-from raydual.metrics.catalogue import CATALOGUE, OVERALL
-from raydual.reduce import reduce_run
+from raydual.catalogue.entries import CATALOGUE, OVERALL
 from raydual.report import write_report
-from raydual.results import MEASUREMENTS, NO_CONTROL, RunDirectory
+from raydual.run_directory.directory import MEASUREMENTS, NO_CONTROL, RunDirectory
+from raydual.settings.reading import validate_config
+from raydual.statistics.reduce import reduce_run
 
 _BATCH = 8
 
@@ -85,7 +85,7 @@ def reduce_and_tell(path: Path) -> None:
 
 def measure_and_tell(seeds: int, at_once: int = _BATCH) -> None:
     """Measure so many seeds on the embedded model, `at_once` together, and print the peak."""
-    from raydual.measure.single import Laboratory  # only here: a driver that reduces loads no torch
+    from raydual.one_seed.laboratory import Laboratory  # only here: a driver that reduces loads no torch
 
     laboratory = Laboratory(
         {"task": "sst2", "split": {"measured": 100}, "finetune": {"learning_rate": 1.0}, "seeds": seeds}

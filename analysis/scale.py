@@ -25,13 +25,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from analysis.memory import made_up_batches, peak_mib
-from raydual.cluster.halving import Halving
-from raydual.loading import validate_config
-from raydual.measure.study import Study
-from raydual.reduce import reduce_run
+from raydual.data.examples import Dataset, Examples
+from raydual.plan.halving import Halving
 from raydual.report import write_report
-from raydual.results import RunDirectory
-from raydual.tasks.examples import Dataset, Examples
+from raydual.run_directory.directory import RunDirectory
+from raydual.settings.reading import validate_config
+from raydual.statistics.reduce import reduce_run
+from raydual.study import Study
 
 _SLICES = (25, 50, 100)
 _PARTS = ("plan", "search", "write", "finished", "reduce", "report")

@@ -16,13 +16,13 @@ import numpy as np
 import tokenizers
 from benchmark_setup import stand_in_tokenizer
 
+from raydual.data.examples import Examples, load_dataset
+from raydual.data.prompts import DemonstrationSet, label_tokens
+from raydual.data.tokens import encode
 from raydual.errors import UserError
-from raydual.loading import validate_config
-from raydual.measure.study import Study
-from raydual.tasks.examples import Examples, load_dataset
-from raydual.tasks.prompts import DemonstrationSet, label_tokens
-from raydual.tasks.task import Task, builtin_tasks
-from raydual.tasks.tokens import encode
+from raydual.settings.reading import validate_config
+from raydual.settings.task import Task, builtin_tasks
+from raydual.study import Study
 
 SEEDS = 100
 

@@ -12,13 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raydual.catalogue.entries import OVERALL
 from raydual.errors import UserError
-from raydual.loading import Sweep
-from raydual.lock import INSTEAD, locked
-from raydual.metrics.bootstrap import Bootstrap
-from raydual.metrics.catalogue import OVERALL
-from raydual.metrics.statistics import compare_all, holm
-from raydual.results import (
+from raydual.run_directory.directory import (
     COMPARISONS,
     NO_CONTROL,
     SUMMARY,
@@ -29,8 +25,12 @@ from raydual.results import (
     made_again,
     remove_temporary,
 )
-from raydual.storage import RESUME, storage_at
-from raydual.tables import read_table, table_bytes
+from raydual.run_directory.lock import INSTEAD, locked
+from raydual.run_directory.storage import RESUME, storage_at
+from raydual.run_directory.tables import read_table, table_bytes
+from raydual.settings.reading import Sweep
+from raydual.statistics.bootstrap import Bootstrap
+from raydual.statistics.over_seeds import compare_all, holm
 
 Row = dict[str, Any]
 

@@ -12,13 +12,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from raydual.config import SweepConfig
 from raydual.console import say
-from raydual.controls import MEASUREMENT
-from raydual.loading import Sweep
-from raydual.measure.study import Study, prepare_study
-from raydual.results import RunDirectory, is_unused
-from raydual.resume import check, repair
+from raydual.run_directory.directory import RunDirectory, is_unused
+from raydual.run_directory.resume import check, repair
+from raydual.settings.controls import MEASUREMENT
+from raydual.settings.reading import Sweep
+from raydual.settings.schema import SweepConfig
+from raydual.study import Study, prepare_study
 
 if TYPE_CHECKING:
     from raydual.cells import CellsDirectory
@@ -134,8 +134,8 @@ def _run_study(study: Study, run: RunDirectory, where: str, place: "Where", shar
     """
     from raydual.cluster.choice import stored_choice
     from raydual.cluster.run import Computed
-    from raydual.reduce import reduce_run
     from raydual.report import write_report
+    from raydual.statistics.reduce import reduce_run
 
     config, timings = study.config, Timings()
     say(f"sweep {config.name}: {where}")
@@ -166,7 +166,7 @@ def _compute(
     from raydual.cluster.connect import unwrapped_user_errors
     from raydual.cluster.reducing import map_on_ray
     from raydual.cluster.run import OnRay, session_for
-    from raydual.reduce import reduce_run
+    from raydual.statistics.reduce import reduce_run
 
     # The cells of a sweep share its name.
     name = f"{shared.name}/{PurePosixPath(str(run)).name}" if shared else study.config.name

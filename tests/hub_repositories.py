@@ -9,8 +9,8 @@ from typing import Any
 import datasets
 import yaml
 
-from raydual.config import Controls
-from raydual.tasks.task import Task, builtin_tasks
+from raydual.settings.schema import Controls
+from raydual.settings.task import Task, builtin_tasks
 
 from .loopback_hub import Repository, files_of
 from .tiny import save_tiny, tiny_examples

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 import raydual
-from raydual.controls import controls_of
 from raydual.measure.rows import Row
-from raydual.measure.single import Laboratory
+from raydual.one_seed.laboratory import Laboratory
+from raydual.settings.controls import controls_of
 
 
 def measured(laboratory: Laboratory) -> list[Row]:
@@ -23,7 +23,7 @@ def measured(laboratory: Laboratory) -> list[Row]:
     units = study.units(laboratory.seeds)
     for control in controls_of(study.config.controls):
         cases = [study.case(laboratory.loaded.tokenizer, unit) for unit in units if unit.control == control]
-        rows += laboratory.bench.measure(control, cases)
+        rows += laboratory.measurer.measure(control, cases)
     return rows
 
 

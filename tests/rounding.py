@@ -21,15 +21,16 @@ from unittest import mock
 import numpy as np
 import torch
 
-from raydual.config import Finetune
-from raydual.controls import MEASUREMENT, Control
-from raydual.measure import bench as bench_module
-from raydual.measure import rank_metrics, replica, scoring
-from raydual.measure.bench import Bench
+from raydual.catalogue.entries import CATALOGUE, OVERALL, of_label
+from raydual.measure import measurer as bench_module
+from raydual.measure import rank_metrics, scoring
+from raydual.measure import seeds as replica
+from raydual.measure.measurer import Measurer
 from raydual.measure.scoring import Scorer
-from raydual.measure.study import Study, Unit
-from raydual.metrics.catalogue import CATALOGUE, OVERALL, of_label
 from raydual.model.loading import LoadedModel
+from raydual.settings.controls import MEASUREMENT, Control
+from raydual.settings.schema import Finetune
+from raydual.study import Study, Unit
 
 from .rank_bounds import TWICE, Order, recall_bound, tau_bound, unsure_maximum
 
@@ -116,7 +117,7 @@ class Watch:
         with (
             mock.patch.object(replica, "run_condition", self._run_condition(replica.run_condition)),
             mock.patch.object(scoring, "run_condition", self._run_condition(scoring.run_condition)),
-            mock.patch.object(replica.Replica, "_values", self._values(replica.Replica._values)),
+            mock.patch.object(replica.SeedMeasurer, "_values", self._values(replica.SeedMeasurer._values)),
             mock.patch.object(replica, "layer_rows", self._layer_rows(replica.layer_rows)),
             mock.patch.object(rank_metrics, "_of_seed", self._of_seed(rank_metrics._of_seed)),
             mock.patch.object(bench_module, "fresh_model", lambda *call: moved_by_rounding(fresh(*call), draw)),
@@ -206,14 +207,14 @@ def rounding_bounds(
 
 
 def _watched(loaded: LoadedModel, draw: int, study: Study, units: Sequence[Unit], settings: Finetune | None) -> Watch:
-    watch, bench = Watch(), Bench(moved_by_rounding(loaded, draw), study, settings)
+    watch, measurer = Watch(), Measurer(moved_by_rounding(loaded, draw), study, settings)
     by_control: dict[Control, list[Unit]] = defaultdict(list)
     for unit in units:
         by_control[unit.control].append(unit)
     with watch.watching(draw):
         for control, of_control in by_control.items():
             watch.control = control.name
-            bench.measure(control, [study.case(loaded.tokenizer, unit) for unit in of_control])
+            measurer.measure(control, [study.case(loaded.tokenizer, unit) for unit in of_control])
     return watch
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import yaml
 
-from raydual.results import RunDirectory
+from raydual.run_directory.directory import RunDirectory
 
 from .tiny import LABELS, TEMPLATE, save_tiny, tiny_examples
 

@@ -8,10 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from raydual.config import SweepConfig
-from raydual.loading import validate_config
-from raydual.metrics.catalogue import CATALOGUE, OVERALL, Catalogue, Metric
-from raydual.results import (
+from raydual.catalogue.entries import CATALOGUE, OVERALL, Catalogue, Metric
+from raydual.run_directory.directory import (
     FAILED,
     FINETUNE_SEARCH,
     NO_CONTROL,
@@ -19,6 +17,8 @@ from raydual.results import (
     RunDirectory,
     measurement_table,
 )
+from raydual.settings.reading import validate_config
+from raydual.settings.schema import SweepConfig
 
 REASON = "its prompt has 2101 tokens, more than the context of 2048 holds"
 _CENTRES = {"accuracy": 0.8, "greedy_accuracy": 0.7, "lambda": 0.6, "update_norm": 1.7, "rec2ftp": 61.0}

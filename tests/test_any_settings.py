@@ -7,9 +7,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raydual.config import SweepConfig
 from raydual.errors import UserError
-from raydual.loading import load_sweep
+from raydual.settings.reading import load_sweep
+from raydual.settings.schema import SweepConfig
 
 from .tiny import BASE
 

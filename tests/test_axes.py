@@ -12,16 +12,16 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raydual.axes import AXES, axes_of, expand
+from raydual.catalogue.entries import CATALOGUE, OVERALL
 from raydual.cells import CellsDirectory, pairs_along, reduce_cells
 from raydual.errors import UserError
 from raydual.files import SWEEPS
-from raydual.loading import Cell, Sweep, load_config, load_sweep
-from raydual.metrics.catalogue import CATALOGUE, OVERALL
-from raydual.reduce import reduce_run
 from raydual.report.__main__ import main as report
 from raydual.report.cells import write_cells_report
-from raydual.results import measurement_table
+from raydual.run_directory.directory import measurement_table
+from raydual.settings.axes import AXES, axes_of, expand
+from raydual.settings.reading import Cell, Sweep, load_config, load_sweep
+from raydual.statistics.reduce import reduce_run
 from raydual.sweep import main as sweep_main
 
 from .synthetic import synthetic_config, synthetic_rows

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from raydual.loading import load_config
-from raydual.tasks.examples import _hold_out, load_dataset
-from raydual.tasks.files import Table
+from raydual.data.examples import _hold_out, load_dataset
+from raydual.data.files import Table
+from raydual.settings.reading import load_config
 
 from .tiny import BASE
 

@@ -10,8 +10,8 @@ import pytest
 
 from raydual.commands import main as one_seed
 from raydual.errors import UserError
-from raydual.loading import dump_config, load_config, validate_config
-from raydual.yaml_text import dump_yaml, parse_yaml
+from raydual.settings.reading import dump_config, load_config, validate_config
+from raydual.settings.yaml_text import dump_yaml, parse_yaml
 
 from .tiny import BASE
 

@@ -12,10 +12,10 @@ from analysis import benchmark, benchmark_setup
 from analysis.benchmark_baseline import RANDOM, compare
 from analysis.benchmark_parts import PARTS, Clock
 from analysis.benchmark_setup import make_setup
-from raydual.measure.replica import Replica
+from raydual.data.tokens import encode
+from raydual.measure.seeds import SeedMeasurer
 from raydual.model.anatomy import Shape
-from raydual.model.cost import TRAINING, FlopFormula
-from raydual.tasks.tokens import encode
+from raydual.plan.cost import TRAINING, FlopFormula
 
 from . import test_equals_plain
 from .tiny import tiny_model
@@ -54,13 +54,13 @@ def test_times_are_told_and_recorded_once_the_numbers_agree(tmp_path, capsys, sm
 
 
 def test_no_time_is_told_when_a_number_is_wrong(monkeypatch, capsys):
-    own = Replica.measure
+    own = SeedMeasurer.measure
 
     def tampered(self, *args, **kwargs):
         rows = own(self, *args, **kwargs)
         return [{**r, "value": r["value"] + 0.01 * (r["metric"] == "lambda" and r["layer"] == 1)} for r in rows]
 
-    monkeypatch.setattr(Replica, "measure", tampered)
+    monkeypatch.setattr(SeedMeasurer, "measure", tampered)
     assert benchmark.main(SMALL) == 1
     said = capsys.readouterr()
     assert "seed 0: lambda, icl, layer 1: replica" in said.err

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raydual import buckets, reduce
-from raydual.buckets import Buckets, gather
-from raydual.controls import report_order
 from raydual.errors import UserError
-from raydual.reduce import map_in_threads, reduce_run
-from raydual.results import FAILED, RunDirectory, measurement_table
-from raydual.storage import Storage
+from raydual.run_directory.directory import FAILED, RunDirectory, measurement_table
+from raydual.run_directory.storage import Storage
+from raydual.settings.controls import report_order
+from raydual.statistics import buckets, reduce
+from raydual.statistics.buckets import Buckets, gather
+from raydual.statistics.reduce import map_in_threads, reduce_run
 
 from .synthetic import control_rows, synthetic_run
 
@@ -115,7 +115,7 @@ def test_a_disk_without_room_for_the_rows_is_told_in_one_line(run):
         "from pathlib import Path\n"
         "from raydual import buckets\n"
         "from raydual.errors import exit_on_user_error\n"
-        "from raydual.results import RunDirectory\n"
+        "from raydual.run_directory.directory import RunDirectory\n"
         "buckets._SCATTERED_ROWS, buckets._HELD_ROWS = 50, 300\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
         f"sys.exit(exit_on_user_error(lambda: buckets.gather(RunDirectory(Path({str(run.path)!r})))))\n"

@@ -5,11 +5,11 @@ import json
 import datasets
 import pytest
 
+from raydual.data.examples import load_dataset
+from raydual.data.prompts import encode_demonstrations, label_tokens
 from raydual.errors import UserError
-from raydual.loading import dump_config, load_config, validate_config
-from raydual.tasks.examples import load_dataset
-from raydual.tasks.prompts import encode_demonstrations, label_tokens
-from raydual.tasks.task import Task, builtin_tasks
+from raydual.settings.reading import dump_config, load_config, validate_config
+from raydual.settings.task import Task, builtin_tasks
 
 from .tiny import tiny_tokenizer
 
@@ -80,7 +80,7 @@ def hub(monkeypatch):
         assert set(splits) <= set(HUB[task][2])
         return [fake_rows(task, split, 60 if split == "train" else 25) for split in splits]
 
-    monkeypatch.setattr("raydual.tasks.examples.dataset_splits", load)
+    monkeypatch.setattr("raydual.data.examples.dataset_splits", load)
     return asked
 
 
@@ -238,7 +238,7 @@ def test_a_custom_task_on_the_hub_is_written_wholly_in_the_sweep(tmp_path, monke
         asked.append((data.name, config, *splits, data.revision))
         return [datasets.Dataset.from_list(tickets(30)) for _ in splits]
 
-    monkeypatch.setattr("raydual.tasks.examples.dataset_splits", load)
+    monkeypatch.setattr("raydual.data.examples.dataset_splits", load)
     hub = "  hub: {id: me/tickets, config: english, revision: v2, train: old, validation: new}\n"
     check_tickets(from_file(tmp_path / "s.yaml", f"data: hub\n{CUSTOM}{hub}"))
     assert asked == [("me/tickets", "english", "old", "new", "v2")]

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from raydual.catalogue.entries import CATALOGUE, CONDITIONS, FAMILIES, PANELS, Catalogue, Metric, MetricError
+from raydual.catalogue.marks import Measure, of_predictions, of_ranks, of_recordings, of_values
 from raydual.commands.metrics import commands
 from raydual.measure.functions import _MODULES, BUILTIN, matched
-from raydual.metrics.catalogue import CATALOGUE, CONDITIONS, FAMILIES, PANELS, Catalogue, Metric, MetricError
-from raydual.metrics.measure import Measure, of_predictions, of_ranks, of_recordings, of_values
-from raydual.reduce import reduce_run
 from raydual.report import write_report
 from raydual.report.controls import control_figure
 from raydual.report.data import RunData
 from raydual.report.distributions import distribution_figure
 from raydual.report.layers import layer_figure
 from raydual.report.panels import panels_over_seeds, panels_through_layers
-from raydual.results import measurement_table
+from raydual.run_directory.directory import measurement_table
+from raydual.statistics.reduce import reduce_run
 
 from .synthetic import control_rows, synthetic_run
 

@@ -12,13 +12,13 @@ import torch
 import yaml
 
 import raydual
+from raydual.catalogue import entries as catalogue
+from raydual.catalogue.entries import CATALOGUE
 from raydual.commands import main
-from raydual.controls import MEASUREMENT
-from raydual.measure.replica import Replica
-from raydual.measure.single import Laboratory
-from raydual.metrics import catalogue
-from raydual.metrics.catalogue import CATALOGUE
-from raydual.results import FINETUNE_SEARCH, RunDirectory
+from raydual.measure.seeds import SeedMeasurer
+from raydual.one_seed.laboratory import Laboratory
+from raydual.run_directory.directory import FINETUNE_SEARCH, RunDirectory
+from raydual.settings.controls import MEASUREMENT
 
 from .rounding import rounding_bounds
 from .sweeping import tiny_settings
@@ -46,7 +46,7 @@ def sweep(tmp_path_factory):
 def measured(sweep):
     """What a replica gives for three seeds together, as in a sweep."""
     laboratory = Laboratory(raydual.load_config(sweep))
-    replica = Replica(laboratory.loaded, laboratory.queries, laboratory.study.config)
+    replica = SeedMeasurer(laboratory.loaded, laboratory.queries, laboratory.study.config)
     return replica.measure([laboratory.demonstrations(seed) for seed in (0, 1, 2)])
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from raydual.errors import UserError
 from raydual.files import SWEEPS
-from raydual.loading import dump_config, load_config, load_sweep, validate_config
+from raydual.settings.reading import dump_config, load_config, load_sweep, validate_config
 
 BASE = {"name": "s", "task": "sst2", "data": "embedded", "seeds": 10}
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from raydual.metrics.catalogue import CATALOGUE
-from raydual.tasks.examples import demonstration_indices
+from raydual.catalogue.entries import CATALOGUE
+from raydual.data.examples import demonstration_indices
 
 from .reference import seed as plain
 from .reference.finetune import FinetuneSettings
@@ -22,8 +22,8 @@ PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 MEASURE = """
 import json, sys
 import raydual
-from raydual.loading import validate_config
-from raydual.controls import controls_of
+from raydual.settings.reading import validate_config
+from raydual.settings.controls import controls_of
 
 model, data = sys.argv[1:]
 settings = {

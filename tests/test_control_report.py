@@ -7,14 +7,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from raydual.controls import MEASUREMENT, control_named
-from raydual.loading import validate_config
-from raydual.measure.single import Laboratory
-from raydual.metrics.catalogue import OVERALL
-from raydual.reduce import reduce_run
+from raydual.catalogue.entries import OVERALL
+from raydual.one_seed.laboratory import Laboratory
 from raydual.report import write_report
 from raydual.report.standing import ABOVE, ALIKE, BELOW, verdict
-from raydual.results import RunDirectory, measurement_table
+from raydual.run_directory.directory import RunDirectory, measurement_table
+from raydual.settings.controls import MEASUREMENT, control_named
+from raydual.settings.reading import validate_config
+from raydual.statistics.reduce import reduce_run
 
 from .synthetic import control_rows, synthetic_run
 from .tiny import LABELS, TEMPLATE, save_tiny, tiny_config, tiny_examples
@@ -122,11 +122,11 @@ def test_on_an_untrained_model_the_report_says_that_nothing_was_learnt(tmp_path)
     )
     laboratory, run = Laboratory(config), RunDirectory(tmp_path / "run")
     run.start(config)
-    bench, tokenizer = laboratory.bench, laboratory.loaded.tokenizer
+    measurer, tokenizer = laboratory.measurer, laboratory.loaded.tokenizer
     for name in ("none", "random_step", "other_seed", "untrained"):
         control = control_named(name)
         units = [laboratory.study.unit(seed, control, config.seeds) for seed in config.seeds]
-        rows = bench.measure(control, [laboratory.study.case(tokenizer, unit) for unit in units])
+        rows = measurer.measure(control, [laboratory.study.case(tokenizer, unit) for unit in units])
         run.write_measurements(measurement_table(rows))
     text = text_of(run)
     assert "No similarity is above all of its nulls and controls" in text

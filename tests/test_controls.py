@@ -9,19 +9,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raydual.config import Controls, Finetune
-from raydual.controls import MEASUREMENT, control_named, controls_of, report_order
+from raydual.catalogue.entries import CATALOGUE
+from raydual.data.demonstrations import demonstration_examples
+from raydual.data.examples import Dataset, Examples, demonstration_indices
 from raydual.errors import UserError
-from raydual.loading import validate_config
-from raydual.measure.bench import Bench
-from raydual.measure.study import Study, prepare_study
-from raydual.metrics.catalogue import CATALOGUE
+from raydual.measure.measurer import Measurer
 from raydual.model.finetune import finetune
 from raydual.model.fresh import fresh_model
 from raydual.model.loading import load_model
 from raydual.model.random_step import random_step
-from raydual.tasks.demonstrations import demonstration_examples
-from raydual.tasks.examples import Dataset, Examples, demonstration_indices
+from raydual.settings.controls import MEASUREMENT, control_named, controls_of, report_order
+from raydual.settings.reading import validate_config
+from raydual.settings.schema import Controls, Finetune
+from raydual.study import Study, prepare_study
 
 from .reference import seed as plain
 from .reference.finetune import FinetuneSettings
@@ -70,21 +70,21 @@ def study(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def bench(study):
-    return Bench(load_model(study.config.model), study)
+def measurer(study):
+    return Measurer(load_model(study.config.model), study)
 
 
 @pytest.fixture(scope="module")
-def bounds(bench):
+def bounds(measurer):
     """What rounding may do to the numbers of all seeds under every control."""
-    return rounding_bounds(bench.loaded, bench.study, bench.study.units(bench.study.config.seeds))
+    return rounding_bounds(measurer.loaded, measurer.study, measurer.study.units(measurer.study.config.seeds))
 
 
-def measured(bench, name, seeds=(4,)):
+def measured(measurer, name, seeds=(4,)):
     """{(metric, condition, layer): value} of the last of `seeds` under a control, all measured together."""
     control = control_named(name)
-    units = [bench.study.unit(seed, control, bench.study.config.seeds) for seed in seeds]
-    rows = bench.measure(control, [bench.study.case(bench.loaded.tokenizer, unit) for unit in units])
+    units = [measurer.study.unit(seed, control, measurer.study.config.seeds) for seed in seeds]
+    rows = measurer.measure(control, [measurer.study.case(measurer.loaded.tokenizer, unit) for unit in units])
     assert {row["control"] for row in rows} == {name}
     return {(r["metric"], r["condition"], r["layer"]): r["value"] for r in rows if r["seed"] == seeds[-1]}
 
@@ -93,10 +93,10 @@ def chosen(seed):
     return [TRAIN[i] for i in demonstration_indices(seed, len(TRAIN), K)]
 
 
-def plain_numbers(bench, model, demonstrations, ft_model=None, words=LABELS, gradient="full"):
+def plain_numbers(measurer, model, demonstrations, ft_model=None, words=LABELS, gradient="full"):
     """The same by the plain measurement."""
     return plain.measure_demonstrations(
-        model, bench.loaded.tokenizer, demonstrations, MEASURED, TaskSettings(template=TEMPLATE, label_words=words),
+        model, measurer.loaded.tokenizer, demonstrations, MEASURED, TaskSettings(template=TEMPLATE, label_words=words),
         FinetuneSettings(learning_rate=RATE, gradient=gradient), ft_model=ft_model,
     )  # fmt: skip
 
@@ -107,45 +107,45 @@ def eager(model):
     return twin
 
 
-def assert_plain(bench, bounds, control, expected, seeds=(4,)):
+def assert_plain(measurer, bounds, control, expected, seeds=(4,)):
     """The last of `seeds`, all measured together under a control, has the plain measurement's numbers."""
-    assert_same_values(measured(bench, control, seeds), expected, bounds, seeds[-1], control, drawn=RANDOM)
+    assert_same_values(measured(measurer, control, seeds), expected, bounds, seeds[-1], control, drawn=RANDOM)
 
 
-def test_the_measurement_equals_the_plain_one(bench, bounds):
-    assert_plain(bench, bounds, "none", plain_numbers(bench, bench.loaded.model, chosen(4)))
+def test_the_measurement_equals_the_plain_one(measurer, bounds):
+    assert_plain(measurer, bounds, "none", plain_numbers(measurer, measurer.loaded.model, chosen(4)))
 
 
-def test_layer_causal_equals_the_plain_one(bench, bounds):
-    expected = plain_numbers(bench, bench.loaded.model, chosen(4), gradient="layer_causal")
-    assert_plain(bench, bounds, "layer_causal", expected)
+def test_layer_causal_equals_the_plain_one(measurer, bounds):
+    expected = plain_numbers(measurer, measurer.loaded.model, chosen(4), gradient="layer_causal")
+    assert_plain(measurer, bounds, "layer_causal", expected)
 
 
-def test_flipped_labels_equal_the_plain_ones(bench, bounds):
+def test_flipped_labels_equal_the_plain_ones(measurer, bounds):
     flipped = [(text, 1 - label) for text, label in chosen(4)]
-    assert_plain(bench, bounds, "labels_flipped", plain_numbers(bench, bench.loaded.model, flipped))
+    assert_plain(measurer, bounds, "labels_flipped", plain_numbers(measurer, measurer.loaded.model, flipped))
 
 
-def test_abstract_words_equal_the_plain_ones(bench, bounds):
-    expected = plain_numbers(bench, bench.loaded.model, chosen(4), words=("foo", "bar"))
-    assert_plain(bench, bounds, "labels_abstract", expected)
+def test_abstract_words_equal_the_plain_ones(measurer, bounds):
+    expected = plain_numbers(measurer, measurer.loaded.model, chosen(4), words=("foo", "bar"))
+    assert_plain(measurer, bounds, "labels_abstract", expected)
 
 
-def test_another_seed_is_the_next_one_fine_tuned_on(bench, bounds):
+def test_another_seed_is_the_next_one_fine_tuned_on(measurer, bounds):
     task = TaskSettings(template=TEMPLATE, label_words=LABELS)
-    base = eager(bench.loaded.model)
+    base = eager(measurer.loaded.model)
     for seed, following in ((4, 7), (7, 2)):
-        assert bench.study.unit(seed, control_named("other_seed"), [2, 7, 4]).tuned_on == following
+        assert measurer.study.unit(seed, control_named("other_seed"), [2, 7, 4]).tuned_on == following
         _, tuned = plain.tune_on(
-            base, bench.loaded.tokenizer, chosen(following), task, FinetuneSettings(learning_rate=RATE)
+            base, measurer.loaded.tokenizer, chosen(following), task, FinetuneSettings(learning_rate=RATE)
         )
-        expected = plain_numbers(bench, bench.loaded.model, chosen(seed), ft_model=tuned.model)
-        assert_plain(bench, bounds, "other_seed", expected, seeds=(2, seed))
+        expected = plain_numbers(measurer, measurer.loaded.model, chosen(seed), ft_model=tuned.model)
+        assert_plain(measurer, bounds, "other_seed", expected, seeds=(2, seed))
 
 
-def test_a_random_step_is_as_long_as_fine_tunings_in_every_projection_and_points_elsewhere(bench):
-    model, tokenizer = bench.loaded.model, bench.loaded.tokenizer
-    sets = [bench.study.demonstrations(tokenizer, seed) for seed in (2, 4)]
+def test_a_random_step_is_as_long_as_fine_tunings_in_every_projection_and_points_elsewhere(measurer):
+    model, tokenizer = measurer.loaded.model, measurer.loaded.tokenizer
+    sets = [measurer.study.demonstrations(tokenizer, seed) for seed in (2, 4)]
     tuned = finetune(model, sets, Finetune(learning_rate=RATE))
     moved = random_step(model, tuned, [2, 4], 0)
     cosines = []
@@ -162,10 +162,10 @@ def test_a_random_step_is_as_long_as_fine_tunings_in_every_projection_and_points
     assert not torch.equal(other_noise.stacks[0, "k_proj"].weight, moved.stacks[0, "k_proj"].weight)
 
 
-def moved_at_random(bench):
+def moved_at_random(measurer):
     """The plain model after a random step as long as that of fine-tuning on seed 4's demonstrations."""
-    model = bench.loaded.model
-    tuned = finetune(model, [bench.study.demonstrations(bench.loaded.tokenizer, 4)], Finetune(learning_rate=RATE))
+    model = measurer.loaded.model
+    tuned = finetune(model, [measurer.study.demonstrations(measurer.loaded.tokenizer, 4)], Finetune(learning_rate=RATE))
     twin = eager(model)
     with torch.no_grad():
         for (index, name), stack in random_step(model, tuned, [4], 0).stacks.items():
@@ -176,22 +176,24 @@ def moved_at_random(bench):
     return twin
 
 
-def test_a_random_step_equals_the_plain_measurement_of_the_moved_model(bench, bounds):
-    model = bench.loaded.model
-    expected = plain_numbers(bench, model, chosen(4), ft_model=moved_at_random(bench))
-    assert_plain(bench, bounds, "random_step", expected)
-    assert expected["simaou", "icl-ft", -1] != pytest.approx(measured(bench, "none")["simaou", "icl-ft", -1], abs=0.01)
+def test_a_random_step_equals_the_plain_measurement_of_the_moved_model(measurer, bounds):
+    model = measurer.loaded.model
+    expected = plain_numbers(measurer, model, chosen(4), ft_model=moved_at_random(measurer))
+    assert_plain(measurer, bounds, "random_step", expected)
+    assert expected["simaou", "icl-ft", -1] != pytest.approx(
+        measured(measurer, "none")["simaou", "icl-ft", -1], abs=0.01
+    )
 
 
 @pytest.mark.parametrize("name", ["untrained", "trained_embeddings"])
-def test_an_untrained_model_is_drawn_for_each_seed_and_keeps_what_it_should(bench, name):
-    trained = dict(bench.loaded.model.named_parameters())
+def test_an_untrained_model_is_drawn_for_each_seed_and_keeps_what_it_should(measurer, name):
+    trained = dict(measurer.loaded.model.named_parameters())
     first, again, other = (
-        dict(fresh_model(bench.loaded, seed, name == "trained_embeddings").model.named_parameters())
+        dict(fresh_model(measurer.loaded, seed, name == "trained_embeddings").model.named_parameters())
         for seed in (1, 1, 2)
     )
     state = torch.get_rng_state()
-    fresh_model(bench.loaded, 3, False)
+    fresh_model(measurer.loaded, 3, False)
     assert torch.equal(torch.get_rng_state(), state)
     assert first.keys() == trained.keys()
     for key, weight in first.items():
@@ -200,7 +202,7 @@ def test_an_untrained_model_is_drawn_for_each_seed_and_keeps_what_it_should(benc
         assert torch.equal(weight, trained[key]) == kept, key
         if not kept and "norm" not in key:
             assert not torch.equal(weight, other[key]), key
-    seen = [measured(bench, name, seeds=seeds) for seeds in ((4,), (2, 7, 4), (2,))]
+    seen = [measured(measurer, name, seeds=seeds) for seeds in ((4,), (2, 7, 4), (2,))]
     assert seen[0] == pytest.approx(seen[1], nan_ok=True)
     assert seen[0]["simaou", "icl-ft", -1] != pytest.approx(seen[2]["simaou", "icl-ft", -1], abs=1e-4)
 
@@ -214,41 +216,41 @@ def made(monkeypatch):
         found.append(fresh_model(*arguments))
         return found[-1]
 
-    monkeypatch.setattr("raydual.measure.bench.fresh_model", keep)
+    monkeypatch.setattr("raydual.measure.measurer.fresh_model", keep)
     return found
 
 
-def test_an_untrained_models_numbers_are_those_of_the_plain_measurement(bench, bounds, made):
-    found = measured(bench, "untrained")
-    expected = plain_numbers(bench, made[0].model, chosen(4))
+def test_an_untrained_models_numbers_are_those_of_the_plain_measurement(measurer, bounds, made):
+    found = measured(measurer, "untrained")
+    expected = plain_numbers(measurer, made[0].model, chosen(4))
     assert_same_values(found, expected, bounds, 4, "untrained", drawn=RANDOM)
 
 
 @pytest.mark.parametrize("anatomy", ["llama with biases", "tied qwen2 of wide heads"])
 def test_the_controls_of_other_families_equal_the_plain_measurement(anatomy, tmp_path, made):
     study = study_of(save_tiny(tmp_path, loud=label_ids(tiny_tokenizer()), **ANATOMIES[anatomy]))
-    bench = Bench(load_model(study.config.model), study)
+    measurer = Measurer(load_model(study.config.model), study)
     names = ("random_step", "untrained", "trained_embeddings")
-    bounds = rounding_bounds(bench.loaded, study, [study.unit(4, control_named(name), [4]) for name in names])
-    expected = plain_numbers(bench, bench.loaded.model, chosen(4), ft_model=moved_at_random(bench))
-    assert_plain(bench, bounds, "random_step", expected)
-    trained = bench.loaded.model.state_dict()
+    bounds = rounding_bounds(measurer.loaded, study, [study.unit(4, control_named(name), [4]) for name in names])
+    expected = plain_numbers(measurer, measurer.loaded.model, chosen(4), ft_model=moved_at_random(measurer))
+    assert_plain(measurer, bounds, "random_step", expected)
+    trained = measurer.loaded.model.state_dict()
     for name in names[1:]:
         made.clear()
-        found = measured(bench, name)
+        found = measured(measurer, name)
         fresh = made[0].model
-        assert type(fresh) is type(bench.loaded.model)
+        assert type(fresh) is type(measurer.loaded.model)
         for key, weight in fresh.state_dict().items():
             kept = name == "trained_embeddings" and "_proj." not in key
             assert torch.equal(weight, trained[key]) == kept, key
-        assert_same_values(found, plain_numbers(bench, fresh, chosen(4)), bounds, 4, name, drawn=RANDOM)
+        assert_same_values(found, plain_numbers(measurer, fresh, chosen(4)), bounds, 4, name, drawn=RANDOM)
 
 
-def test_the_trained_model_is_as_it_was_after_every_control(bench):
-    before = copy.deepcopy(bench.loaded.model.state_dict())
+def test_the_trained_model_is_as_it_was_after_every_control(measurer):
+    before = copy.deepcopy(measurer.loaded.model.state_dict())
     for control in controls_of(EVERY):
-        measured(bench, control.name)
-    assert all(torch.equal(before[key], value) for key, value in bench.loaded.model.state_dict().items())
+        measured(measurer, control.name)
+    assert all(torch.equal(before[key], value) for key, value in measurer.loaded.model.state_dict().items())
 
 
 def demonstrations(name, seed, labels=3, count=9):
@@ -325,7 +327,7 @@ def test_abstract_words_that_the_tokenizer_cannot_tell_apart_are_found_before_an
         prepare_study(validate_config(settings, "test"))
 
 
-def test_every_control_has_every_metric(bench):
+def test_every_control_has_every_metric(measurer):
     for control in controls_of(EVERY):
-        found = {metric for metric, _, _ in measured(bench, control.name)}
+        found = {metric for metric, _, _ in measured(measurer, control.name)}
         assert found == set(CATALOGUE)

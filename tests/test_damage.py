@@ -9,13 +9,13 @@ import pytest
 
 from raydual.cells import CellsDirectory
 from raydual.errors import UserError
-from raydual.loading import Cell, Sweep
-from raydual.measurements import Measurements
 from raydual.pipeline import taken
-from raydual.reduce import reduce_run
 from raydual.report.__main__ import main as report
-from raydual.results import MEASUREMENTS, RunDirectory, measurement_table, write_table
-from raydual.resume import check
+from raydual.run_directory.directory import MEASUREMENTS, RunDirectory, measurement_table, write_table
+from raydual.run_directory.measurements import Measurements
+from raydual.run_directory.resume import check
+from raydual.settings.reading import Cell, Sweep
+from raydual.statistics.reduce import reduce_run
 
 from .synthetic import synthetic_config, synthetic_rows, synthetic_run
 

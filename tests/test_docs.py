@@ -8,10 +8,10 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from raydual.config import Controls, SweepConfig
-from raydual.controls import MEASUREMENT, controls_of
-from raydual.tasks.task import Task, builtin_tasks
-from raydual.yaml_text import parse_yaml
+from raydual.settings.controls import MEASUREMENT, controls_of
+from raydual.settings.schema import Controls, SweepConfig
+from raydual.settings.task import Task, builtin_tasks
+from raydual.settings.yaml_text import parse_yaml
 
 from .sweeping import ROOT
 

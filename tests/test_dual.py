@@ -10,8 +10,11 @@ from torch import nn
 from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
 from raydual.embedded.evaluate import WORDS, read_rows
-from raydual.measure.dual import CONTROL, dual_lines, dual_parts, project, softmax_attention, verify_dual
-from raydual.model.linear import (
+from raydual.model.loading import load_model
+from raydual.model.passes import Rows, encode_prefix, hidden_states
+from raydual.model.recording import Recorder
+from raydual.one_seed.dual import CONTROL, dual_lines, dual_parts, project, softmax_attention, verify_dual
+from raydual.one_seed.linear_attention import (
     LINEAR_ATTENTION,
     gradient_step_update,
     linear_attention,
@@ -19,9 +22,6 @@ from raydual.model.linear import (
     linear_attention_model,
     weight_update,
 )
-from raydual.model.loading import load_model
-from raydual.model.passes import Rows, encode_prefix, hidden_states
-from raydual.model.recording import Recorder
 
 from .tiny import ANATOMIES, VOCABULARY, tiny_model
 

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from raydual.config import Finetune
-from raydual.loading import validate_config
+from raydual.catalogue.entries import CATALOGUE
+from raydual.data.examples import Dataset, Examples
 from raydual.measure.conditions import make_chunks, run_condition
-from raydual.measure.replica import Replica
-from raydual.measure.study import Study
-from raydual.metrics.catalogue import CATALOGUE
+from raydual.measure.seeds import SeedMeasurer
 from raydual.model.attention import attend, dual_attention
 from raydual.model.finetune import finetune
 from raydual.model.loading import load_model
 from raydual.model.passes import Rows, encode_prefix, hidden_states
 from raydual.model.recording import FIELDS, MODULE_FIELDS
 from raydual.model.stacked import stack_projections, with_projections
-from raydual.tasks.examples import Dataset, Examples
+from raydual.settings.reading import validate_config
+from raydual.settings.schema import Finetune
+from raydual.study import Study
 
 from .reference import seed as plain
 from .reference.finetune import FinetuneSettings
@@ -112,7 +112,7 @@ def test_every_metric_equals_the_plain_one(tmp_path, case, anatomy):
     loaded, pairs = load_model(str(directory)), tiny_examples()
     study = study_of(config, pairs)
     queries, sets = prompts(loaded, study)
-    rows = Replica(loaded, queries, config).measure(sets)
+    rows = SeedMeasurer(loaded, queries, config).measure(sets)
     bounds = bounds_of(loaded, study)
     for seed in config.seeds:
         expected = plain.measure_seed(
@@ -135,7 +135,7 @@ def test_random_baselines_agree_with_simulation_within_their_spread(tiny_directo
     config = sweep(tiny_directory)
     loaded, pairs = load_model(str(tiny_directory)), tiny_examples()
     queries, sets = prompts(loaded, study_of(config, pairs))
-    rows = Replica(loaded, queries, config).measure(sets[:1])
+    rows = SeedMeasurer(loaded, queries, config).measure(sets[:1])
     expected = plain.measure_seed(
         loaded.model, loaded.tokenizer, pairs[:60], pairs[60:77], plain_task(config), 0, K,
         FinetuneSettings(learning_rate=0.05), plain.MeasureSettings(draws=200),
@@ -318,7 +318,7 @@ def test_numbers_depend_on_neither_batch_sizes_nor_order(setting, bounds, tiny_d
     _, loaded, queries, sets = setting
 
     def measured(batch_size, groups):
-        replica = Replica(loaded, queries, sweep(tiny_directory, execution={"batch_size": batch_size}))
+        replica = SeedMeasurer(loaded, queries, sweep(tiny_directory, execution={"batch_size": batch_size}))
         return [row for group in groups for row in replica.measure(group)]
 
     first = measured(17, [sets])
@@ -329,8 +329,8 @@ def test_numbers_depend_on_neither_batch_sizes_nor_order(setting, bounds, tiny_d
 
 def test_seeds_that_fail_say_why_and_leave_the_others_alone(setting, bounds, tiny_directory):
     _, loaded, queries, sets = setting
-    good = Replica(loaded, queries, sweep(tiny_directory)).measure(sets[:1])
-    diverging = Replica(loaded, queries, sweep(tiny_directory, finetune={"learning_rate": 1e38}))
+    good = SeedMeasurer(loaded, queries, sweep(tiny_directory)).measure(sets[:1])
+    diverging = SeedMeasurer(loaded, queries, sweep(tiny_directory, finetune={"learning_rate": 1e38}))
     rows = diverging.measure(sets)
     assert [(r["metric"], r["seed"]) for r in rows] == [("failed", 0), ("failed", 1), ("failed", 2)]
     assert all("diverged" in r["reason"] and "1e+38" in r["reason"] for r in rows)
@@ -338,7 +338,7 @@ def test_seeds_that_fail_say_why_and_leave_the_others_alone(setting, bounds, tin
     needed = [len(s.prefix) + len(queries.separator) + queries.longest for s in sets]
     try:
         loaded.model.config.max_position_embeddings = sorted(needed)[1]
-        rows = Replica(loaded, queries, sweep(tiny_directory)).measure(sets)
+        rows = SeedMeasurer(loaded, queries, sweep(tiny_directory)).measure(sets)
     finally:
         loaded.model.config.max_position_embeddings = limit
     failed = {r["seed"]: r["reason"] for r in rows if r["metric"] == "failed"}

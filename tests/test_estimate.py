@@ -8,15 +8,15 @@ import shutil
 import pytest
 from transformers import AutoModelForCausalLM
 
-from raydual import estimate as module
 from raydual.commands import main
 from raydual.errors import UserError
-from raydual.estimate import TABLE, estimate, hardware_named
 from raydual.files import SWEEPS
-from raydual.loading import validate_config
-from raydual.measure.study import prepare_study
 from raydual.model.anatomy import Shape
-from raydual.model.cost import MemoryFormula
+from raydual.plan import estimate as module
+from raydual.plan.cost import MemoryFormula
+from raydual.plan.estimate import TABLE, estimate, hardware_named
+from raydual.settings.reading import validate_config
+from raydual.study import prepare_study
 
 from .tiny import ANATOMIES, FAMILIES, save_tiny, tiny_model
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from raydual.results import FAILED, MEASUREMENTS
+from raydual.run_directory.directory import FAILED, MEASUREMENTS
 
 from .sweeping import (
     Sweeping,
@@ -30,10 +30,10 @@ from .tolerance import Rounding, assert_same_rows, assert_same_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
-MEASURE = "raydual.measure.bench:Bench.measure"
+MEASURE = "raydual.measure.measurer:Measurer.measure"
 SCORE = "raydual.measure.scoring:Scorer.score_slice"
 LOAD = "raydual.model.loading:load_model"
-ZERO_SHOT = "raydual.measure.bench:Bench.shares"
+ZERO_SHOT = "raydual.measure.measurer:Measurer.shares"
 LAYER = "raydual.model.attention:dual_attention_forward"
 NO_SEARCH = {"search": {}, "seeds": 6, "finetune": {"learning_rate": 0.2}, "controls": {"random_step": True}}
 

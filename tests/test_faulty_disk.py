@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from raydual.results import RunDirectory
+from raydual.run_directory.directory import RunDirectory
 
 from .tiny_sweep import command, drive, environment, tiny_sweep
 

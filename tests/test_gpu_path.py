@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from raydual.config import Execution, Finetune
-from raydual.controls import MEASUREMENT, controls_of
-from raydual.loading import validate_config
-from raydual.measure.bench import Bench
-from raydual.measure.dual import verify_dual
+from raydual.data.examples import Dataset, Examples
 from raydual.measure.grouping import Groups, group_size
+from raydual.measure.measurer import Measurer
 from raydual.measure.scoring import Scorer
-from raydual.measure.single import attention_weights, record
-from raydual.measure.study import Study
 from raydual.model.anatomy import Shape
-from raydual.model.cost import MemoryFormula
 from raydual.model.loading import load_model
-from raydual.tasks.examples import Dataset, Examples
+from raydual.one_seed.dual import verify_dual
+from raydual.one_seed.laboratory import attention_weights, record
+from raydual.plan.cost import MemoryFormula
+from raydual.settings.controls import MEASUREMENT, controls_of
+from raydual.settings.reading import validate_config
+from raydual.settings.schema import Execution, Finetune
+from raydual.study import Study
 
 from .pretend_cuda import CUDA, Pretended, pretend_cuda
 from .rounding import rounding_bounds, search_bounds
@@ -60,12 +60,12 @@ def loaded(study):
     return load_model(study.config.model, device="cpu")
 
 
-def measured(bench, *controls):
+def measured(measurer, *controls):
     """The rows of all seeds under the controls."""
-    study, tokenizer, rows = bench.study, bench.loaded.tokenizer, []
+    study, tokenizer, rows = measurer.study, measurer.loaded.tokenizer, []
     for control in controls:
         units = [study.unit(seed, control, SEEDS) for seed in SEEDS]
-        rows += bench.measure(control, [study.case(tokenizer, unit) for unit in units])
+        rows += measurer.measure(control, [study.case(tokenizer, unit) for unit in units])
     return rows
 
 
@@ -74,12 +74,12 @@ def test_the_measurement_and_every_control_give_the_cpus_numbers(loaded, study):
         on_cuda = load_model(study.config.model)
         assert on_cuda.device == CUDA
         assert all(isinstance(x, Pretended) for x in on_cuda.model.state_dict().values())
-        bench = Bench(on_cuda, study)
-        found = measured(bench, *controls_of(EVERY))
-        shared = bench.shares()
-        again = measured(Bench(on_cuda, study, zero_shot=shared), MEASUREMENT)
+        measurer = Measurer(on_cuda, study)
+        found = measured(measurer, *controls_of(EVERY))
+        shared = measurer.shares()
+        again = measured(Measurer(on_cuda, study, zero_shot=shared), MEASUREMENT)
     assert not any(isinstance(x, Pretended) for one in shared.values() for x in one.chunks[0].fields.values())
-    expected = measured(Bench(loaded, study), *controls_of(EVERY))
+    expected = measured(Measurer(loaded, study), *controls_of(EVERY))
     assert_same_rows(found, expected, rounding_bounds(loaded, study, study.units(SEEDS)))
     assert_same_rows(again, [row for row in found if row["control"] == MEASUREMENT.name])
 

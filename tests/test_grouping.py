@@ -5,14 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raydual.config import Execution, Finetune
 from raydual.errors import UserError
-from raydual.measure.bench import Bench
 from raydual.measure.grouping import Groups, group_size
-from raydual.measure.replica import Replica
-from raydual.measure.single import Laboratory
+from raydual.measure.measurer import Measurer
+from raydual.measure.seeds import SeedMeasurer
 from raydual.model.anatomy import Shape
-from raydual.model.cost import MemoryFormula
+from raydual.one_seed.laboratory import Laboratory
+from raydual.plan.cost import MemoryFormula
+from raydual.settings.schema import Execution, Finetune
 
 from .rounding import rounding_bounds, search_bounds
 from .tolerance import assert_same_rows, within
@@ -67,8 +67,8 @@ def test_a_bench_that_runs_out_of_memory_gives_the_same_rows(monkeypatch):
     study, tokenizer = laboratory.study, laboratory.loaded.tokenizer
     units = study.units(laboratory.seeds)
     cases = [study.case(tokenizer, unit) for unit in units]
-    expected = laboratory.bench.measure(units[0].control, cases)
-    own, sizes = Replica.measure, []
+    expected = laboratory.measurer.measure(units[0].control, cases)
+    own, sizes = SeedMeasurer.measure, []
 
     def tight(self, sets, *arguments, **options):
         sizes.append(len(sets))
@@ -76,16 +76,16 @@ def test_a_bench_that_runs_out_of_memory_gives_the_same_rows(monkeypatch):
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")
         return own(self, sets, *arguments, **options)
 
-    monkeypatch.setattr(Replica, "measure", tight)
-    bench = Bench(laboratory.loaded, study, laboratory.settings)
-    found = bench.measure(units[0].control, cases)
+    monkeypatch.setattr(SeedMeasurer, "measure", tight)
+    measurer = Measurer(laboratory.loaded, study, laboratory.settings)
+    found = measurer.measure(units[0].control, cases)
     assert sizes == [5, 2, 2, 1]
     keys = ("seed", "control", "metric", "condition", "layer")
     assert [[row[key] for key in keys] for row in found] == [[row[key] for key in keys] for row in expected]
-    monkeypatch.setattr(Replica, "measure", own)
+    monkeypatch.setattr(SeedMeasurer, "measure", own)
     assert_same_rows(found, expected, rounding_bounds(laboratory.loaded, study, units, laboratory.settings))
-    monkeypatch.setattr(Replica, "measure", tight)
-    assert bench.measure(units[0].control, cases)
+    monkeypatch.setattr(SeedMeasurer, "measure", tight)
+    assert measurer.measure(units[0].control, cases)
     assert sizes[4:] == [2, 2, 1]
 
 

@@ -11,18 +11,20 @@ import raydual
 
 ROOT = Path(raydual.__file__).parent
 FLOORS = (
-    {"errors", "embedded", "pulse", "stopping", "console"},
-    {"files", "yaml_text", "hub", "metrics.metric", "metrics.measure", "model.anatomy"},
-    {"tasks.task", "schemas", "storage", "metrics.catalogue", "metrics.own"},
-    {"tables", "lock", "journal", "measurements"},
-    {"config"},
-    {"axes"},
-    {"loading", "controls"},
-    {"metrics", "tasks", "results"},
-    {"resume", "buckets"},
+    {"errors", "embedded", "process", "console"},
+    {"files", "hub", "settings.yaml_text", "catalogue.metric", "catalogue.marks", "model.anatomy"},
+    {"settings.task", "run_directory.schemas", "run_directory.storage", "catalogue"},
+    {"run_directory.tables", "run_directory.lock", "run_directory.journal", "run_directory.measurements"},
+    {"settings.schema"},
+    {"settings"},
+    {"metrics", "data", "run_directory"},
+    {"statistics"},
     {"model"},
+    {"study"},
+    {"plan"},
     {"measure"},
-    {"reduce", "cells", "report", "estimate"},
+    {"one_seed"},
+    {"cells", "report"},
     {"cluster"},
     {"pipeline"},
     {"commands"},
@@ -30,28 +32,11 @@ FLOORS = (
 )
 RAY = {"cluster"}
 NO_TORCH = [
-    *(
-        "config",
-        "loading",
-        "results",
-        "reduce",
-        "report",
-        "sweep",
-        "commands",
-        "pipeline",
-        "tasks.prompts",
-        "model.source",
-    ),
-    *("files", "yaml_text", "hub", "tasks.files", "model.anatomy", "model.checkpoint"),
-    *(
-        "estimate",
-        "model.cost",
-        "measure.study",
-        "metrics.similarity",
-        "metrics.noise",
-        "metrics.prediction",
-    ),
-    "metrics.statistics",
+    *("files", "hub", "settings.schema", "settings.reading", "settings.yaml_text", "data.files", "data.prompts"),
+    *("catalogue.entries", "metrics.similarity", "metrics.noise", "metrics.prediction"),
+    *("run_directory.directory", "statistics.over_seeds", "statistics.reduce", "report"),
+    *("model.anatomy", "model.checkpoint", "model.source", "study", "plan.cost", "plan.estimate", "plan.layout"),
+    *("pipeline", "commands", "sweep"),
 ]
 
 
@@ -105,7 +90,7 @@ def test_imports_run_one_way_and_only_the_cluster_knows_ray():
     ("module", "source"),
     [
         ("metrics.similarity", "from raydual.model.attention import Prefix"),
-        ("model.attention", "import raydual.measure.replica"),
+        ("model.attention", "import raydual.measure.seeds"),
         ("measure.replica", "import ray"),
         ("tasks.prompts", "def f():\n    from ray import data"),
     ],

@@ -27,8 +27,8 @@ PLAN = "import sys; from raydual.commands import main; sys.exit(main(['plan', *s
 PREPARE = """
 import json, sys
 from raydual.errors import UserError
-from raydual.loading import validate_config
-from raydual.measure.study import prepare_study
+from raydual.settings.reading import validate_config
+from raydual.study import prepare_study
 base = {"name": "t", "task": "sst2", "seeds": 2, "demonstrations": 3}
 for case in json.load(sys.stdin):
     try:

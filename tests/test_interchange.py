@@ -9,10 +9,10 @@ import scipy.special
 import scipy.stats
 
 from raydual.commands import main
-from raydual.controls import MEASUREMENT
-from raydual.loading import load_config
-from raydual.measure.interchange import SCHEMAS, record_seed
-from raydual.measure.single import Laboratory
+from raydual.one_seed.laboratory import Laboratory
+from raydual.one_seed.recordings import SCHEMAS, record_seed
+from raydual.settings.controls import MEASUREMENT
+from raydual.settings.reading import load_config
 
 from .rounding import rounding_bounds
 from .test_cli import bounds, measured, sweep  # noqa: F401

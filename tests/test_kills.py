@@ -9,7 +9,7 @@ from collections import Counter
 import psutil
 import pytest
 
-from raydual.results import MEASUREMENTS
+from raydual.run_directory.directory import MEASUREMENTS
 
 from .sweeping import (
     Sweeping,
@@ -39,11 +39,11 @@ def faults(folder, attempt):
     """Batches take a while, and files tell when a run reduces and reports."""
     slow = [
         {"at": "raydual.measure.scoring:Scorer.score_slice", "kind": "slow", "seconds": 0.1},
-        {"at": "raydual.measure.bench:Bench.measure", "kind": "slow", "seconds": 0.2},
+        {"at": "raydual.measure.measurer:Measurer.measure", "kind": "slow", "seconds": 0.2},
     ]
     marks = [
         {"at": at, "kind": "mark", "file": str(folder / f"{stage}-{attempt}")}
-        for at, stage in (("raydual.reduce:reduce_run", "reduce"), ("raydual.report:write_report", "report"))
+        for at, stage in (("raydual.statistics.reduce:reduce_run", "reduce"), ("raydual.report:write_report", "report"))
     ]
     return [*slow, *marks]
 
@@ -132,7 +132,7 @@ def test_replicas_that_are_killed_at_random_moments_change_nothing(inputs, envir
     settings["execution"]["retries"] = 2 * REPLICA_KILLS
     slow = [
         {"at": "raydual.measure.scoring:Scorer.score_slice", "kind": "slow", "seconds": 0.7},
-        {"at": "raydual.measure.bench:Bench.measure", "kind": "slow", "seconds": 3},
+        {"at": "raydual.measure.measurer:Measurer.measure", "kind": "slow", "seconds": 3},
     ]
     killed = 0
     for number in range(2):

@@ -13,20 +13,20 @@ import uuid
 import psutil
 import pytest
 
-from raydual import lock
 from raydual.cells import CellsDirectory
 from raydual.errors import UserError
-from raydual.lock import locked
 from raydual.report.__main__ import main as report
-from raydual.results import RunDirectory, measurement_table
-from raydual.storage import storage_at
+from raydual.run_directory import lock
+from raydual.run_directory.directory import RunDirectory, measurement_table
+from raydual.run_directory.lock import locked
+from raydual.run_directory.storage import storage_at
 
 from .synthetic import synthetic_rows, synthetic_run
 
 HOLD = """
 import sys, time
-from raydual.lock import locked
-from raydual.storage import storage_at
+from raydual.run_directory.lock import locked
+from raydual.run_directory.storage import storage_at
 with locked(storage_at(sys.argv[1]), print):
     print("held", flush=True)
     time.sleep(60)

@@ -29,7 +29,7 @@ REDUCE = """
 import sys
 from pathlib import Path
 from analysis import memory
-from raydual.results import MEASUREMENTS, RunDirectory
+from raydual.run_directory.directory import MEASUREMENTS, RunDirectory
 
 path = Path(sys.argv[1])
 held = RunDirectory(path).measured(MEASUREMENTS.names) if "all at once" in sys.argv else None

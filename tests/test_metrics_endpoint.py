@@ -18,17 +18,17 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from raydual.catalogue.entries import CATALOGUE, OVERALL
 from raydual.cells import CellsDirectory
 from raydual.cluster.gauges import METRICS
-from raydual.controls import MEASUREMENT
-from raydual.measure.study import prepare_study
-from raydual.metrics.catalogue import CATALOGUE, OVERALL
+from raydual.settings.controls import MEASUREMENT
+from raydual.study import prepare_study
 
 from .sweeping import Sweeping, family, make_inputs, tiny_settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
-MEASURE = "raydual.measure.bench:Bench.measure"
+MEASURE = "raydual.measure.measurer:Measurer.measure"
 Values = dict[tuple[tuple[str, str], ...], float]
 
 

@@ -23,7 +23,7 @@ SMALL = {"controls": {"other_seed": True, "untrained": True, "seeds": 4}}
 
 def slow(seconds):
     """Every batch takes so much longer."""
-    return [{"at": "raydual.measure.bench:Bench.measure", "kind": "slow", "seconds": seconds}]
+    return [{"at": "raydual.measure.measurer:Measurer.measure", "kind": "slow", "seconds": seconds}]
 
 
 @pytest.fixture(scope="module")

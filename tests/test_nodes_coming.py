@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from raydual.cluster import nodes
-from raydual.cluster.plan import Node
+from raydual.plan.layout import Node
 
 CONFIG = {
     "max_workers": 5,

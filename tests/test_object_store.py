@@ -9,16 +9,16 @@ import time
 
 import pytest
 
-from raydual import lock
 from raydual.errors import UserError
-from raydual.journal import Journal
-from raydual.lock import locked
 from raydual.pipeline import taken
-from raydual.reduce import reduce_run
 from raydual.report import write_report
 from raydual.report.__main__ import main as report
-from raydual.results import RunDirectory, measurement_table
-from raydual.storage import storage_at
+from raydual.run_directory import lock
+from raydual.run_directory.directory import RunDirectory, measurement_table
+from raydual.run_directory.journal import Journal
+from raydual.run_directory.lock import locked
+from raydual.run_directory.storage import storage_at
+from raydual.statistics.reduce import reduce_run
 from raydual.sweep import main as sweep
 
 from .synthetic import synthetic_config, synthetic_rows, synthetic_run

@@ -10,14 +10,14 @@ import torch
 import yaml
 
 import raydual
+from raydual.catalogue.entries import CATALOGUE, OVERALL
 from raydual.commands import main
-from raydual.controls import control_named
 from raydual.errors import UserError
-from raydual.loading import dump_config, load_config, stored_config, validate_config
-from raydual.measure.single import Laboratory
-from raydual.metrics.catalogue import CATALOGUE, OVERALL
+from raydual.one_seed.laboratory import Laboratory
 from raydual.report.__main__ import main as report
-from raydual.results import RunDirectory, measurement_table
+from raydual.run_directory.directory import RunDirectory, measurement_table
+from raydual.settings.controls import control_named
+from raydual.settings.reading import dump_config, load_config, stored_config, validate_config
 
 from .sweeping import tiny_settings
 from .tiny import BASE
@@ -85,7 +85,7 @@ def test_it_changes_no_other_number_and_its_noise_depends_on_no_batch(sweep, row
     study, tokenizer = together.study, together.loaded.tokenizer
     control = control_named("none")
     cases = [study.case(tokenizer, study.unit(seed, control, (0, 1, 2))) for seed in (2, 0)]
-    found = [row for row in together.bench.measure(control, cases) if row["seed"] == 2]
+    found = [row for row in together.measurer.measure(control, cases) if row["seed"] == 2]
     assert values_of(found, "simres_random") == pytest.approx(values_of(rows[2], "simres_random"), abs=1e-5)
     assert values_of(rows[1], "simres_random") != values_of(rows[2], "simres_random")
 
@@ -257,8 +257,8 @@ def test_memory_that_runs_out_in_it_is_not_its_fault(sweep, tmp_path):
     laboratory = Laboratory(load_config(sweep, [f"measures.own={tmp_path / 'm.py'}", "execution.seeds_per_batch=2"]))
     study, control = laboratory.study, control_named("none")
     cases = [study.case(laboratory.loaded.tokenizer, study.unit(seed, control, (0, 1))) for seed in (0, 1)]
-    assert {row["seed"] for row in laboratory.bench.measure(control, cases) if row["metric"] == "m"} == {0, 1}
-    assert laboratory.bench.groups.size == 1
+    assert {row["seed"] for row in laboratory.measurer.measure(control, cases) if row["metric"] == "m"} == {0, 1}
+    assert laboratory.measurer.groups.size == 1
 
 
 def test_stored_metrics_that_are_not_those_of_the_text_are_refused(sweep):

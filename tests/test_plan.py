@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raydual.cluster.measuring import in_time
-from raydual.cluster.plan import Node, lay_out
-from raydual.config import Execution
 from raydual.errors import UserError
+from raydual.plan.layout import Node, lay_out
+from raydual.settings.schema import Execution
 
 GIB = 2**30
 nodes = st.lists(

@@ -15,8 +15,8 @@ import yaml
 
 from raydual.commands import main
 from raydual.commands.program import commands
-from raydual.controls import control_names
-from raydual.stopping import stop
+from raydual.process.stopping import stop
+from raydual.settings.controls import control_names
 from raydual.sweep import main as sweep_alone
 
 from .sweeping import tiny_settings, wait_for

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
+from raydual.catalogue.entries import CATALOGUE, OVERALL
 from raydual.cluster.gauges import METRICS
-from raydual.cluster.plan import Layout
-from raydual.cluster.progress import MeasureNews, StageProgress, earlier
 from raydual.cluster.status import Status, Work
 from raydual.cluster.watch import Watch
 from raydual.measure.rows import failure_row
-from raydual.metrics.catalogue import CATALOGUE, OVERALL
-from raydual.results import measurement_table
+from raydual.plan.layout import Layout
+from raydual.plan.progress import MeasureNews, StageProgress, earlier
+from raydual.run_directory.directory import measurement_table
 
 
 class Clock:

@@ -9,13 +9,13 @@ import sys
 
 import pytest
 
-from raydual.config import Finetune
 from raydual.files import SWEEPS
-from raydual.loading import load_config
 from raydual.measure.scoring import Scorer
-from raydual.measure.study import prepare_study
 from raydual.model.loading import load_model
-from raydual.results import RunDirectory
+from raydual.run_directory.directory import RunDirectory
+from raydual.settings.reading import load_config
+from raydual.settings.schema import Finetune
+from raydual.study import prepare_study
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from raydual.loading import validate_config
-from raydual.measure.replica import Replica
-from raydual.measure.study import Study
+from raydual.data.examples import Dataset, Examples
+from raydual.measure.seeds import SeedMeasurer
 from raydual.model.loading import load_model
-from raydual.tasks.examples import Dataset, Examples
+from raydual.settings.reading import validate_config
+from raydual.study import Study
 
 from .reference import seed as plain
 from .reference.finetune import FinetuneSettings
@@ -44,7 +44,7 @@ def test_every_metric_of_smollm2_equals_the_plain_one():
     train, measured = examples.take(range(TRAIN)), examples.take(range(TRAIN, TRAIN + MEASURED))
     study, loaded = Study(config, Dataset(train, examples.take(()), measured, "test")), load_model(config.model)
     demonstrations = [study.demonstrations(loaded.tokenizer, seed) for seed in config.seeds]
-    rows = Replica(loaded, study.queries(loaded.tokenizer, "measured"), config).measure(demonstrations)
+    rows = SeedMeasurer(loaded, study.queries(loaded.tokenizer, "measured"), config).measure(demonstrations)
     expected = plain.measure_seed(
         loaded.model, loaded.tokenizer, pairs[:TRAIN], pairs[TRAIN:],
         TaskSettings(template=task.template, separator=task.separator, label_words=task.label_words), 1, 4,

@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from raydual.catalogue.entries import CATALOGUE, CONDITIONS, OVERALL
 from raydual.errors import UserError
-from raydual.metrics.catalogue import CATALOGUE, CONDITIONS, OVERALL
-from raydual.reduce import reduce_run
 from raydual.report import write_report
 from raydual.report.__main__ import main
 from raydual.report.console import headline_lines
 from raydual.report.words import digits_of, number
-from raydual.results import FAILED, MEASUREMENTS, RunDirectory
+from raydual.run_directory.directory import FAILED, MEASUREMENTS, RunDirectory
+from raydual.statistics.reduce import reduce_run
 
 from .synthetic import REASON, synthetic_run
 

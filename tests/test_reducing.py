@@ -6,10 +6,10 @@ import pytest
 import ray
 from ray.util.state import list_tasks
 
-from raydual import reduce
+from raydual.catalogue.entries import CATALOGUE
 from raydual.cluster.reducing import map_on_ray
-from raydual.metrics.catalogue import CATALOGUE
-from raydual.reduce import reduce_run
+from raydual.statistics import reduce
+from raydual.statistics.reduce import reduce_run
 
 from .synthetic import synthetic_run
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from raydual.metrics.catalogue import CATALOGUE
+from raydual.catalogue.entries import CATALOGUE
 
 from .reference import agreement, dual, metrics, ranks
 from .reference.finetune import FinetuneSettings, finetune

@@ -14,9 +14,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raydual.loading import load_config
 from raydual.measure.rows import Row
-from raydual.measure.single import Laboratory
+from raydual.one_seed.laboratory import Laboratory
+from raydual.settings.reading import load_config
 
 from .kernels import measured
 from .rank_bounds import Order, recall_bound, tau_bound, unsure_maximum

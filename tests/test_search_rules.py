@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raydual.cluster.halving import Halving, SeedScore, choose
-from raydual.controls import control_named
-from raydual.loading import validate_config
-from raydual.measure.study import Study
-from raydual.tasks.examples import Dataset, Examples
+from raydual.data.examples import Dataset, Examples
+from raydual.plan.halving import Halving, SeedScore, choose
+from raydual.settings.controls import control_named
+from raydual.settings.reading import validate_config
+from raydual.study import Study
 
 few = settings(max_examples=60, deadline=None)
 SLICES = (25, 50, 100)

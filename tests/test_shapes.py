@@ -44,5 +44,10 @@ def test_a_wrong_shape_is_refused_wherever_shapes_are_declared(module):
 
 
 def test_there_are_shapes_to_check():
-    assert {"raydual.metrics.statistics", "raydual.reduce", "raydual.metrics.bootstrap"} <= set(DECLARING)
-    assert all(any(map(declares_shapes, functions_of(name))) for name in ("raydual.reduce", "raydual.model.attention"))
+    assert {"raydual.statistics.over_seeds", "raydual.statistics.reduce", "raydual.statistics.bootstrap"} <= set(
+        DECLARING
+    )
+    assert all(
+        any(map(declares_shapes, functions_of(name)))
+        for name in ("raydual.statistics.reduce", "raydual.model.attention")
+    )

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.ray
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 SLOW = [
     {"at": "raydual.measure.scoring:Scorer.score_slice", "kind": "slow", "seconds": 0.3},
-    {"at": "raydual.measure.bench:Bench.measure", "kind": "slow", "seconds": 0.3},
+    {"at": "raydual.measure.measurer:Measurer.measure", "kind": "slow", "seconds": 0.3},
 ]
 
 
@@ -38,7 +38,7 @@ SLOW = [
 def sweep(inputs, environment, tmp_path):
     """A sweep that takes its time, and tells in files when it reduces and reports."""
     faults = [*SLOW]
-    for at, name in (("raydual.reduce:reduce_run", "reduce"), ("raydual.report:write_report", "report")):
+    for at, name in (("raydual.statistics.reduce:reduce_run", "reduce"), ("raydual.report:write_report", "report")):
         faults.append({"at": at, "kind": "slow", "seconds": 2})
         faults.append({"at": at, "kind": "mark", "file": str(tmp_path / name)})
     return Sweeping(tmp_path, tiny_settings(inputs), faults=faults, environment=environment)

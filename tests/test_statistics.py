@@ -11,8 +11,8 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raydual.metrics.bootstrap import Bootstrap
-from raydual.metrics.statistics import Distribution, compare, compare_all, describe, describe_all, holm
+from raydual.statistics.bootstrap import Bootstrap
+from raydual.statistics.over_seeds import Distribution, compare, compare_all, describe, describe_all, holm
 
 few = settings(max_examples=40, deadline=None)
 values = st.lists(st.integers(-(10**6), 10**6).map(lambda value: value / 10**4), min_size=2, max_size=30).map(np.array)
@@ -67,7 +67,7 @@ def test_the_interval_is_scipys_with_the_same_generator(draw, seed):
 def test_the_interval_does_not_depend_on_how_many_resamples_are_held_at_once(monkeypatch):
     sample = np.random.default_rng(0).exponential(size=31)
     whole = mean_interval(sample, 997, 0)
-    monkeypatch.setattr("raydual.metrics.bootstrap._BLOCK_ELEMENTS", 31 * 7)
+    monkeypatch.setattr("raydual.statistics.bootstrap._BLOCK_ELEMENTS", 31 * 7)
     assert mean_interval(sample, 997, 0) == pytest.approx(whole, rel=1e-9)
 
 
@@ -80,10 +80,10 @@ def plain_counts(n: int, resamples: int, seed: int) -> np.ndarray:
 @pytest.mark.parametrize("n", [2, 31, 500])
 @pytest.mark.parametrize("kept", ["in memory", "in a file", "nowhere"])
 def test_resamples_are_the_same_wherever_they_are_kept(n, kept, monkeypatch):
-    monkeypatch.setattr("raydual.metrics.bootstrap._CACHE_BYTES", 2**28 if kept == "in memory" else 0)
-    monkeypatch.setattr("raydual.metrics.bootstrap._FILE_BYTES", 0 if kept == "nowhere" else 2**31)
-    monkeypatch.setattr("raydual.metrics.bootstrap._BLOCK_ELEMENTS", 7 * n)
-    monkeypatch.setattr("raydual.metrics.bootstrap._COUNTED_ELEMENTS", 100)
+    monkeypatch.setattr("raydual.statistics.bootstrap._CACHE_BYTES", 2**28 if kept == "in memory" else 0)
+    monkeypatch.setattr("raydual.statistics.bootstrap._FILE_BYTES", 0 if kept == "nowhere" else 2**31)
+    monkeypatch.setattr("raydual.statistics.bootstrap._BLOCK_ELEMENTS", 7 * n)
+    monkeypatch.setattr("raydual.statistics.bootstrap._COUNTED_ELEMENTS", 100)
     bootstrap = Bootstrap(101, 3)
     for _ in range(3):
         assert (np.concatenate(list(bootstrap._blocks(n))) == plain_counts(n, 101, 3)).all()
@@ -98,8 +98,8 @@ def test_resamples_that_no_disk_holds_are_drawn_again(monkeypatch):
         return len(block) // 2 if len(written) == 3 else os_pwrite(file, block, start)
 
     written, os_pwrite = [], os.pwrite
-    monkeypatch.setattr("raydual.metrics.bootstrap._CACHE_BYTES", 0)
-    monkeypatch.setattr("raydual.metrics.bootstrap._BLOCK_ELEMENTS", 31 * 20)
+    monkeypatch.setattr("raydual.statistics.bootstrap._CACHE_BYTES", 0)
+    monkeypatch.setattr("raydual.statistics.bootstrap._BLOCK_ELEMENTS", 31 * 20)
     monkeypatch.setattr("os.pwrite", full)
     bootstrap = Bootstrap(101, 3)
     for files in ([], [], [], [31]):

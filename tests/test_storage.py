@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from raydual.errors import UserError
-from raydual.journal import Journal
 from raydual.pipeline import taken
-from raydual.reduce import reduce_run
 from raydual.report import write_report
 from raydual.report.__main__ import main as report
-from raydual.results import RunDirectory
-from raydual.storage import Storage, storage_at
+from raydual.run_directory.directory import RunDirectory
+from raydual.run_directory.journal import Journal
+from raydual.run_directory.storage import Storage, storage_at
+from raydual.statistics.reduce import reduce_run
 from raydual.sweep import main as sweep
 
 from .synthetic import synthetic_config, synthetic_run
@@ -230,9 +230,9 @@ def in_namespace(script: str, *arguments: str) -> subprocess.CompletedProcess:
 MOUNT = """
 import pathlib, subprocess, sys
 from raydual.errors import exit_on_user_error
-from raydual.results import RunDirectory, measurement_table
+from raydual.run_directory.directory import RunDirectory, measurement_table
 from raydual.report.__main__ import main as report
-from raydual.reduce import reduce_run
+from raydual.statistics.reduce import reduce_run
 from tests.synthetic import synthetic_config, synthetic_rows, synthetic_run
 place = pathlib.Path(sys.argv[1])
 def mount(*options):

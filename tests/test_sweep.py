@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from raydual.catalogue.entries import CATALOGUE
 from raydual.errors import UserError
-from raydual.loading import load_config, validate_config
-from raydual.measure.study import prepare_study
-from raydual.metrics.catalogue import CATALOGUE
 from raydual.pipeline import execute
-from raydual.results import RunDirectory
+from raydual.run_directory.directory import RunDirectory
+from raydual.settings.reading import load_config, validate_config
+from raydual.study import prepare_study
 from raydual.sweep import main
 
 from .sweeping import SEEDS, tiny_settings

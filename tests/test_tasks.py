@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raydual.data.examples import demonstration_indices, load_dataset
+from raydual.data.prompts import encode_demonstrations
 from raydual.errors import UserError
-from raydual.loading import validate_config
-from raydual.measure.study import prepare_study
 from raydual.model.source import ModelSource
-from raydual.tasks.examples import demonstration_indices, load_dataset
-from raydual.tasks.prompts import encode_demonstrations
+from raydual.settings.reading import validate_config
+from raydual.study import prepare_study
 
 from .tiny import TEMPLATE, save_tiny, tiny_examples, tiny_tokenizer
 

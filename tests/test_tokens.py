@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import normalizers, pre_tokenizers
 
-from raydual.tasks.examples import Examples
-from raydual.tasks.prompts import encode_demonstrations, encode_queries, label_tokens
-from raydual.tasks.task import Task, builtin_tasks
-from raydual.tasks.tokens import encode
+from raydual.data.examples import Examples
+from raydual.data.prompts import encode_demonstrations, encode_queries, label_tokens
+from raydual.data.tokens import encode
+from raydual.settings.task import Task, builtin_tasks
 
 from .test_tasks import told
 from .tiny import LABELS, TEMPLATE, tiny_texts, tiny_tokenizer

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from raydual.config import Finetune
-from raydual.measure.study import prepare_study
 from raydual.model.loading import load_model
-from raydual.reduce import reduce_run
-from raydual.results import FAILED, MEASUREMENTS, NO_CONTROL, RunDirectory
+from raydual.run_directory.directory import FAILED, MEASUREMENTS, NO_CONTROL, RunDirectory
+from raydual.settings.schema import Finetune
+from raydual.statistics.reduce import reduce_run
+from raydual.study import prepare_study
 
 from .rounding import Bounds, Key, SearchBounds, rounding_bounds, search_bounds
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from raydual.cluster.halving import SeedScore
-from raydual.config import Finetune, SweepConfig
 from raydual.errors import UserError
-from raydual.results import FINETUNE_SEARCH, SEED_SEARCH, RunDirectory
+from raydual.plan.halving import SeedScore
+from raydual.run_directory.directory import FINETUNE_SEARCH, SEED_SEARCH, RunDirectory
+from raydual.settings.schema import Finetune, SweepConfig
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from ray.job_config import JobConfig
 
 from raydual.cluster.access import check_token_path, guard_token, on_loopback
 from raydual.cluster.nodes import machine
-from raydual.cluster.plan import Node
 from raydual.errors import UserError
-from raydual.stopping import heed_signals, stop
+from raydual.plan.layout import Node
+from raydual.process.stopping import heed_signals, stop
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 _KNOCK_SECONDS = 5

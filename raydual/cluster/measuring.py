@@ -10,16 +10,16 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from raydual.cluster.plan import Layout
 from raydual.cluster.pool import Lost
 from raydual.cluster.replica import Broken, Measured
 from raydual.cluster.stream import Group, tokenized
 from raydual.cluster.watch import Watch
-from raydual.config import Execution, Finetune
-from raydual.controls import Control
 from raydual.errors import UserError
-from raydual.measure.study import Case, Study, Unit
-from raydual.results import measurement_table
+from raydual.plan.layout import Layout
+from raydual.run_directory.directory import measurement_table
+from raydual.settings.controls import Control
+from raydual.settings.schema import Execution, Finetune
+from raydual.study import Case, Study, Unit
 
 _LONGEST_BATCH_SECONDS = 600.0
 _USUAL_BATCH_SECONDS = 300.0

@@ -9,7 +9,7 @@ import psutil
 import ray
 import yaml
 
-from raydual.cluster.plan import Node
+from raydual.plan.layout import Node
 
 _MONITOR = "--autoscaling-config="
 _TYPE_LABEL = "ray.io/node-group"

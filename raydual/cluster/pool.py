@@ -17,11 +17,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydual.cluster.losses import LOST, StalledError, last_line, why_lost
 from raydual.cluster.nodes import nodes_coming, nodes_there
-from raydual.cluster.plan import Layout, lay_out
 from raydual.cluster.replica import Beat, ModelSettings, Place, ReplicaActor
 from raydual.cluster.status import Status, Work
-from raydual.config import Execution
 from raydual.errors import UserError
+from raydual.plan.layout import Layout, lay_out
+from raydual.settings.schema import Execution
 
 _LOOK_SECONDS = 2.0
 _GROW_SECONDS = 5.0

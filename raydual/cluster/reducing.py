@@ -6,7 +6,7 @@ from typing import Any
 
 import ray
 
-from raydual.reduce import Job, Reduced
+from raydual.statistics.reduce import Job, Reduced
 
 _SHARE_OF_STORE = 0.25
 

@@ -15,13 +15,13 @@ import psutil
 import pyarrow as pa
 import ray
 
-from raydual.config import Finetune
-from raydual.controls import Control
 from raydual.errors import PROCESS_IS_LOST, UserError
 from raydual.measure.rows import Row, failure_row
-from raydual.measure.study import Case, Study
-from raydual.pulse import PULSE
-from raydual.results import measurement_table
+from raydual.process.pulse import PULSE
+from raydual.run_directory.directory import measurement_table
+from raydual.settings.controls import Control
+from raydual.settings.schema import Finetune
+from raydual.study import Case, Study
 
 Result = TypeVar("Result")
 
@@ -90,7 +90,7 @@ class ReplicaActor:
         self.settings, self.threads, self.gpus, self.memory_share = model, threads, gpus, memory_share
         self.loaded: Any = None
         self.studies: dict[str, Study] = {}
-        self.benches: dict[tuple[str, Finetune], Any] = {}
+        self.measurers: dict[tuple[str, Finetune], Any] = {}
         self.scorers: dict[str, Any] = {}
         self.zero_shot: dict[str, Any] = {}
         self.process = psutil.Process()
@@ -121,15 +121,15 @@ class ReplicaActor:
         """Take in the study `key`, the one object behind `shared`, and make the zero-shot pass of its queries."""
         if key not in self.studies:
             self.studies[key] = ray.get(shared[0])
-        self._bench(key, self.studies[key].config.finetune).shares()
+        self._measurer(key, self.studies[key].config.finetune).shares()
 
     def measure(self, key: str, shared: list[Any], settings: Finetune, control: Control, cases: list[Any]) -> Measured:
         """Measure cases of one control together; where that raises an error, one by one, to find those that do."""
         started = time.monotonic()
         self.prepare(key, shared)
-        bench, batch = self._bench(key, settings), list(ray.get(cases[0]))
+        measurer, batch = self._measurer(key, settings), list(ray.get(cases[0]))
         PULSE.begin(len(batch))
-        rows, broken = _each(batch, lambda some: bench.measure(control, some), control)
+        rows, broken = _each(batch, lambda some: measurer.measure(control, some), control)
         return Measured(measurement_table(rows), tuple(broken), time.monotonic() - started)
 
     def score_slice(self, key: str, shared: list[Any], seed: int, start: int, end: int) -> dict[str, Any]:
@@ -158,17 +158,17 @@ class ReplicaActor:
         activity = (int(times.user + times.system), read)
         return Beat(PULSE.beats, PULSE.tokens, PULSE.done, PULSE.total, self.process.memory_info().rss, activity)
 
-    def _bench(self, key: str, settings: Finetune) -> Any:
-        from raydual.measure.bench import Bench
+    def _measurer(self, key: str, settings: Finetune) -> Any:
+        from raydual.measure.measurer import Measurer
 
-        if (key, settings) not in self.benches:
+        if (key, settings) not in self.measurers:
             study = self.studies[key]
             queries = _queries_key(study)
-            bench = Bench(self.loaded, study, settings, self.zero_shot.get(queries), self.memory_share)
+            measurer = Measurer(self.loaded, study, settings, self.zero_shot.get(queries), self.memory_share)
             # One sweep's settings at a time: a chunk's outcomes on the device are large.
-            self.benches = {(key, settings): bench}
-            self.zero_shot = {queries: bench.shares()}
-        return self.benches[key, settings]
+            self.measurers = {(key, settings): measurer}
+            self.zero_shot = {queries: measurer.shares()}
+        return self.measurers[key, settings]
 
     def _scorer(self, key: str, shared: list[Any]) -> Any:
         from raydual.measure.scoring import Scorer

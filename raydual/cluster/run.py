@@ -9,14 +9,14 @@ import ray
 
 from raydual.cluster.choice import Choice
 from raydual.cluster.measuring import Measuring, TooManyFailedError, groups_of
-from raydual.cluster.progress import MeasureNews, StageProgress, earlier
 from raydual.cluster.search import count_trials, search
 from raydual.cluster.session import Session, Where, check_machine, session
 from raydual.console import say
-from raydual.controls import MEASUREMENT
 from raydual.errors import UserError
-from raydual.measure.study import Study
-from raydual.results import RunDirectory, is_unused
+from raydual.plan.progress import MeasureNews, StageProgress, earlier
+from raydual.run_directory.directory import RunDirectory, is_unused
+from raydual.settings.controls import MEASUREMENT
+from raydual.study import Study
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,17 @@ from ray.tune.search import Searcher
 
 from raydual.cluster.choice import Choice, store_choice
 from raydual.cluster.connect import own_folder
-from raydual.cluster.halving import Halving, SeedScore, choose
-from raydual.cluster.plan import Layout
-from raydual.cluster.progress import StageProgress
 from raydual.cluster.reuse import kept_trial_processes
 from raydual.cluster.trials import Lookup, SearchTrial
-from raydual.config import SweepConfig
 from raydual.console import say
 from raydual.errors import UserError
-from raydual.journal import Journal
-from raydual.measure.study import Study
-from raydual.results import RunDirectory
+from raydual.plan.halving import Halving, SeedScore, choose
+from raydual.plan.layout import Layout
+from raydual.plan.progress import StageProgress
+from raydual.run_directory.directory import RunDirectory
+from raydual.run_directory.journal import Journal
+from raydual.settings.schema import SweepConfig
+from raydual.study import Study
 
 _MOST_TRIALS = 32
 _FOLDER = "raydual-tune-"

@@ -10,15 +10,15 @@ import ray
 from raydual.cluster.connect import Connection, connect, local_machine
 from raydual.cluster.gauges import Gauges
 from raydual.cluster.nodes import nodes_coming, nodes_there
-from raydual.cluster.plan import Layout, lay_out
 from raydual.cluster.pool import PoolSettings, start_pool
 from raydual.cluster.replica import ModelSettings
 from raydual.cluster.watch import Watch
-from raydual.config import Execution
 from raydual.console import say
 from raydual.errors import UserError
-from raydual.measure.study import Study
 from raydual.model.anatomy import Shape
+from raydual.plan.layout import Layout, lay_out
+from raydual.settings.schema import Execution
+from raydual.study import Study
 
 _PROCESS_BYTES = 1e9
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2}

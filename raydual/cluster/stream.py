@@ -19,9 +19,9 @@ from ray.data._internal.execution.operators.task_pool_map_operator import TaskPo
 from ray.data.block import BlockAccessor
 
 from raydual.cluster.replica import Broken, in_one_line
-from raydual.controls import Control, control_named
 from raydual.errors import UserError
-from raydual.measure.study import Case, Study, Unit
+from raydual.settings.controls import Control, control_named
+from raydual.study import Case, Study, Unit
 
 _TOKENIZERS = 2
 _FEWEST_AHEAD = 2

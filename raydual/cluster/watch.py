@@ -9,10 +9,10 @@ from typing import Any
 import ray
 
 from raydual.cluster.gauges import Gauges
-from raydual.cluster.plan import Layout
-from raydual.cluster.progress import StageProgress
 from raydual.cluster.status import Status
 from raydual.console import say
+from raydual.plan.layout import Layout
+from raydual.plan.progress import StageProgress
 
 _LOOK_SECONDS = 1.0
 _ANSWER_SECONDS = 5.0

@@ -6,13 +6,13 @@ from typing import Any
 
 import typer
 
+from raydual.catalogue.metric import FAMILIES, OVERALL, Metric
 from raydual.commands.options import AsJson, ControlName, Overrides, Seed, Study
 from raydual.commands.output import print_json
 from raydual.commands.studies import about, laboratory, title
 from raydual.console import say
 from raydual.errors import UserError
 from raydual.files import QUICKSTART
-from raydual.metrics.metric import FAMILIES, OVERALL, Metric
 
 commands = typer.Typer()
 

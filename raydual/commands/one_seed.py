@@ -84,7 +84,7 @@ def dual(
     import numpy as np
     import torch
 
-    from raydual.measure.dual import dual_lines, verify_dual
+    from raydual.one_seed.dual import dual_lines, verify_dual
 
     queries = lab.queries
     prefix = np.concatenate([lab.demonstrations(seed).prefix, queries.separator])
@@ -119,7 +119,7 @@ def record(
     """
     lab = laboratory(config, overrides, seed)
     say(title(lab))
-    from raydual.measure.interchange import record_seed, write_recording
+    from raydual.one_seed.recordings import record_seed, write_recording
 
     for path in write_recording(record_seed(lab, seed), out, form):
         print(path)

@@ -7,14 +7,14 @@ import typer
 
 
 def _controls(incomplete: str) -> list[str]:
-    from raydual.controls import control_names
+    from raydual.settings.controls import control_names
 
     return [name for name in control_names() if name.startswith(incomplete)]
 
 
 def _settings(incomplete: str) -> Iterator[str]:
     """The dotted keys of settings, ready for a value."""
-    from raydual.loading import known_keys
+    from raydual.settings.reading import known_keys
 
     for key in known_keys():
         if key.startswith(incomplete):

@@ -38,9 +38,9 @@ def plan(
     """
     if replicas < 1 or (memory is not None and not 0 < memory < math.inf):
         raise UserError("--replicas and --memory: must be positive numbers")
-    from raydual.estimate import Plan, estimate, hardware_named
-    from raydual.loading import load_sweep
-    from raydual.measure.study import prepare_study
+    from raydual.plan.estimate import Plan, estimate, hardware_named
+    from raydual.settings.reading import load_sweep
+    from raydual.study import prepare_study
 
     there = memory or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     sweep, cells, total = load_sweep(Path(config), overrides or ()), [], 0.0

@@ -17,7 +17,7 @@ from typer.main import get_command
 
 from raydual.commands import checking, metrics, one_seed, planning, reporting, sweeping
 from raydual.errors import UserError, exit_on_user_error
-from raydual.stopping import received, stoppable
+from raydual.process.stopping import received, stoppable
 
 PROGRAM = "raydual"
 

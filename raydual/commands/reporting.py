@@ -9,7 +9,7 @@ from raydual.console import note
 from raydual.errors import UserError
 
 if TYPE_CHECKING:
-    from raydual.results import RunDirectory
+    from raydual.run_directory.directory import RunDirectory
 
 commands = typer.Typer()
 
@@ -39,8 +39,8 @@ def report(
     """
     from raydual.cells import CELLS, CellsDirectory, reduce_cells
     from raydual.report.cells import write_cells_report
-    from raydual.results import RunDirectory, copy_run
-    from raydual.storage import storage_at
+    from raydual.run_directory.directory import RunDirectory, copy_run
+    from raydual.run_directory.storage import storage_at
 
     if into is not None:
         copy_run(storage_at(run), storage_at(into))
@@ -57,10 +57,10 @@ def report(
 
 
 def _one(run: "RunDirectory") -> Path | str:
-    from raydual.reduce import reduce_run
     from raydual.report import write_report
-    from raydual.results import CONFIG
-    from raydual.resume import verify
+    from raydual.run_directory.directory import CONFIG
+    from raydual.run_directory.resume import verify
+    from raydual.statistics.reduce import reduce_run
 
     if not run.has_config() and not run.damaged_config():
         raise UserError(f"{run}: not a run directory, it holds no {CONFIG}")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from raydual.errors import UserError
 
 if TYPE_CHECKING:
-    from raydual.config import Finetune, SweepConfig
-    from raydual.measure.single import Laboratory
+    from raydual.one_seed.laboratory import Laboratory
+    from raydual.settings.schema import Finetune, SweepConfig
 
 
 def laboratory(where: str, overrides: Sequence[str] | None, seed: int = 0, control: str | None = None) -> "Laboratory":
@@ -19,15 +19,15 @@ def laboratory(where: str, overrides: Sequence[str] | None, seed: int = 0, contr
     UserError
         A mistake in any of them.
     """
-    from raydual.config import LARGEST
-    from raydual.controls import control_named
+    from raydual.settings.controls import control_named
+    from raydual.settings.schema import LARGEST
 
     config, settings, seeds = read_study(where, overrides or ())
     if not 0 <= seed < LARGEST:
         raise UserError(f"--seed {seed}: a seed is 0 or greater, and less than {LARGEST}")
     if control is not None:
         control_named(control)
-    from raydual.measure.single import Laboratory
+    from raydual.one_seed.laboratory import Laboratory
 
     return Laboratory(config, settings, seeds)
 
@@ -55,12 +55,12 @@ def about(laboratory: "Laboratory") -> dict[str, Any]:
 
 def read_study(where: str, overrides: Sequence[str]) -> "tuple[SweepConfig, Finetune, Sequence[int]]":
     """A sweep, its fine-tuning settings and its measured seeds, from a sweep file or a run directory."""
-    from raydual.loading import load_config
+    from raydual.settings.reading import load_config
 
     if "://" not in where and not Path(where).is_dir():
         config = load_config(Path(where), overrides)
         return config, config.finetune, config.seeds
-    from raydual.results import RunDirectory
+    from raydual.run_directory.directory import RunDirectory
 
     run = RunDirectory(where)
     if not run.has_config():

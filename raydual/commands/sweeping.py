@@ -11,7 +11,7 @@ from raydual.errors import UserError
 from raydual.files import QUICKSTART, SWEEPS
 
 if TYPE_CHECKING:
-    from raydual.results import RunDirectory
+    from raydual.run_directory.directory import RunDirectory
 
 commands = typer.Typer()
 
@@ -80,7 +80,7 @@ def _minutes(wait: float | None, no_wait: bool) -> float | None:
 
 
 def _run(config: Path, overrides: Sequence[str], output: str | None, how: dict[str, Any]) -> None:
-    from raydual.loading import load_sweep
+    from raydual.settings.reading import load_sweep
 
     sweep = load_sweep(config, overrides)
     place = _place(output, sweep.name)
@@ -94,7 +94,7 @@ def _run(config: Path, overrides: Sequence[str], output: str | None, how: dict[s
 
 def _run_what_fits(overrides: Sequence[str], output: str | None, how: dict[str, Any]) -> None:
     """The quickstart, or the sweep for GPUs where the cluster has some."""
-    from raydual.loading import load_config
+    from raydual.settings.reading import load_config
 
     # Both read before Ray is started, which takes seconds: a mistake in the settings answers at once.
     small, large = QUICKSTART, SWEEPS / "sst2.yaml"
@@ -115,7 +115,7 @@ def _run_what_fits(overrides: Sequence[str], output: str | None, how: dict[str, 
 
 def _left_something(config: Path | None, overrides: Sequence[str], output: str | None) -> bool:
     """Whether a run directory that can be gone on with is there."""
-    from raydual.loading import load_sweep
+    from raydual.settings.reading import load_sweep
 
     names = [load_sweep(config, overrides).name] if config else ["quickstart", "sst2"]
     runs = [_run_directory(_place(output, name)) for name in names]
@@ -124,7 +124,7 @@ def _left_something(config: Path | None, overrides: Sequence[str], output: str |
 
 def _place(output: str | None, name: str) -> Path | str:
     """Where the run goes: a URL as it is, a path from the root."""
-    from raydual.storage import lasting, storage_at
+    from raydual.run_directory.storage import lasting, storage_at
 
     where = lasting(output) if output else Path("runs") / name
     storage = storage_at(where)
@@ -132,6 +132,6 @@ def _place(output: str | None, name: str) -> Path | str:
 
 
 def _run_directory(where: Path | str) -> "RunDirectory":
-    from raydual.results import RunDirectory
+    from raydual.run_directory.directory import RunDirectory
 
     return RunDirectory(where)

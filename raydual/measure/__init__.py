@@ -1,1 +1,1 @@
-"""From demonstration sets to metric rows: the conditions, the recordings and the replica. Plain PyTorch, no ray."""
+"""From demonstration sets to metric rows: the conditions, the recordings and the measurer. Plain PyTorch, no ray."""

@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from raydual.catalogue.entries import Key, MetricError
+from raydual.catalogue.marks import Measure
+from raydual.catalogue.own import where_raised
 from raydual.errors import UserError, is_of_the_machine
-from raydual.metrics.catalogue import Key, MetricError
-from raydual.metrics.measure import Measure
-from raydual.metrics.own import where_raised
 
 Result = TypeVar("Result")
 

@@ -3,10 +3,10 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from raydual.catalogue.entries import CATALOGUE
+from raydual.catalogue.marks import of_recordings
 from raydual.measure.recordings import Noise, Recordings
 from raydual.measure.weight_updates import simdw
-from raydual.metrics.catalogue import CATALOGUE
-from raydual.metrics.measure import of_recordings
 from raydual.metrics.similarity import cosine, relative_norm, simam, simaou, unit
 
 Layers = Float[Tensor, "G n layers"]

@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from raydual.data.prompts import Queries
 from raydual.model.attention import Prefix
 from raydual.model.passes import Rows, hidden_states, logits
 from raydual.model.recording import Recorder
-from raydual.tasks.prompts import Queries
 
 
 @dataclass(frozen=True)

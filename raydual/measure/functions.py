@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from types import ModuleType
 
-from raydual.config import Measures
+from raydual.catalogue.entries import CATALOGUE, Catalogue, MetricError
+from raydual.catalogue.marks import Measure
+from raydual.catalogue.own import measures_in
 from raydual.measure import chunk_metrics, nulls, prediction_metrics, rank_metrics
-from raydual.metrics.catalogue import CATALOGUE, Catalogue, MetricError
-from raydual.metrics.measure import Measure
-from raydual.metrics.own import measures_in
+from raydual.settings.schema import Measures
 
 _MODULES = (prediction_metrics, chunk_metrics, rank_metrics, nulls)
 

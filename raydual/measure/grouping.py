@@ -7,12 +7,12 @@ from typing import TypeVar
 
 import torch
 
-from raydual.config import Execution, Finetune
+from raydual.data.prompts import DemonstrationSet, Queries
 from raydual.errors import OUT_OF_MEMORY, UserError
 from raydual.model.anatomy import Shape
-from raydual.model.cost import MemoryFormula
 from raydual.model.loading import LoadedModel
-from raydual.tasks.prompts import DemonstrationSet, Queries
+from raydual.plan.cost import MemoryFormula
+from raydual.settings.schema import Execution, Finetune
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from raydual.catalogue.entries import CATALOGUE, Key
+from raydual.catalogue.marks import Measure, of_values
 from raydual.measure.call import arrays
-from raydual.metrics.catalogue import CATALOGUE, Key
-from raydual.metrics.measure import Measure, of_values
 from raydual.metrics.similarity import norm_matched_null
 
 

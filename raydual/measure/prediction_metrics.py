@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
+from raydual.catalogue.entries import CATALOGUE, MetricError, of_label
+from raydual.catalogue.marks import Measure, Value, of_predictions
 from raydual.measure.call import by_condition, call
-from raydual.metrics.catalogue import CATALOGUE, MetricError, of_label
-from raydual.metrics.measure import Measure, Value, of_predictions
 from raydual.metrics.prediction import Recall, jaccard, kappa, rec2ftp, reverse_recall
 
 

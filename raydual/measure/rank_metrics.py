@@ -9,15 +9,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from raydual.config import Measures
+from raydual.catalogue.entries import CATALOGUE, Key
+from raydual.catalogue.marks import Measure, of_ranks
+from raydual.data.prompts import DemonstrationSet
 from raydual.measure.call import arrays
 from raydual.measure.conditions import Chunk
 from raydual.measure.keyed_noise import KENDALL_NOISE, keyed_noise
 from raydual.measure.ranking import Ranking, top_recall
-from raydual.metrics.catalogue import CATALOGUE, Key
-from raydual.metrics.measure import Measure, of_ranks
 from raydual.model.finetune import Tuned
-from raydual.tasks.prompts import DemonstrationSet
+from raydual.settings.schema import Measures
 
 _TOP_TOKENS, _TOP_EXAMPLES = 100, 5
 

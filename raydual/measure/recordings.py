@@ -9,14 +9,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from raydual.config import Measures
+from raydual.catalogue.entries import Key
+from raydual.catalogue.marks import FIELDS, IN_CONTEXT_FIELDS, Measure
 from raydual.measure.call import arrays
 from raydual.measure.conditions import Chunk, Outcome
 from raydual.measure.keyed_noise import keyed_noise, stream_of
-from raydual.metrics.catalogue import Key
-from raydual.metrics.measure import FIELDS, IN_CONTEXT_FIELDS, Measure
 from raydual.model import recording
 from raydual.model.stacked import Stacks
+from raydual.settings.schema import Measures
 
 if set(FIELDS) != set(recording.FIELDS):
     raise ValueError(f"the fields that metrics may ask for are not those that are recorded: {recording.FIELDS}")

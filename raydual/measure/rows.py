@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from raydual.metrics.catalogue import OVERALL
-from raydual.metrics.measure import Value
-from raydual.results import FAILED, NO_CONTROL
+from raydual.catalogue.entries import OVERALL
+from raydual.catalogue.marks import Value
+from raydual.run_directory.directory import FAILED, NO_CONTROL
 
 Row = dict[str, Any]
 

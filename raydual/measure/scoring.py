@@ -8,17 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydual.config import Finetune
+from raydual.data.prompts import DemonstrationSet, Queries
 from raydual.measure.conditions import Chunk, Outcome, make_chunks, run_condition
 from raydual.measure.grouping import Groups, group_size
-from raydual.measure.replica import too_long
-from raydual.measure.study import Study
+from raydual.measure.seeds import too_long
 from raydual.model.attention import Prefix
 from raydual.model.finetune import Tuned, finetune
 from raydual.model.loading import LoadedModel
 from raydual.model.passes import encode_prefix
 from raydual.model.stacked import with_projections
-from raydual.tasks.prompts import DemonstrationSet, Queries
+from raydual.settings.schema import Finetune
+from raydual.study import Study
 
 _KEPT_PREFIXES = 4
 

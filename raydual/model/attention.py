@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
-from raydual.pulse import PULSE
+from raydual.process.pulse import PULSE
 
 ATTENTION = "raydual"
 """The name under which the attention and its mask are registered with transformers."""

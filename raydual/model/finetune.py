@@ -8,13 +8,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from raydual.config import Finetune
+from raydual.data.prompts import DemonstrationSet
 from raydual.model.layer_causal import layer_by_layer
 from raydual.model.modules import final_norm, layers
 from raydual.model.passes import Rows, hidden_states, logits
 from raydual.model.recording import Recorder
 from raydual.model.stacked import Stacks, finite_groups, stack_projections, with_projections
-from raydual.tasks.prompts import DemonstrationSet
+from raydual.settings.schema import Finetune
 
 
 @dataclass(frozen=True)

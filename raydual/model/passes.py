@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from raydual.model.attention import Prefix
 from raydual.model.modules import backbone, layers, unembedding
 from raydual.model.recording import Recorder, recording
-from raydual.pulse import PULSE
+from raydual.process.pulse import PULSE
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from raydual.embedded import MODEL_DIR
 from raydual.errors import UserError
 from raydual.files import is_directory, user_path
 from raydual.hub import NotThereError, Repository, model_file, model_files
-from raydual.loading import is_local_path
 from raydual.model.checkpoint import INDEX, SINGLE, check_weights, named_files, no_weights, one_line, read_config
+from raydual.settings.reading import is_local_path
 
 
 @dataclass(frozen=True)

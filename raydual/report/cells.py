@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from raydual.catalogue.entries import CONDITIONS, Catalogue, Key, Metric
 from raydual.cells import CellsDirectory
-from raydual.metrics.catalogue import CONDITIONS, Catalogue, Key, Metric
 from raydual.report import theme
 from raydual.report.data import Row, RunData
 from raydual.report.page import environment

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from raydual.metrics.catalogue import CONDITIONS, OVERALL
+from raydual.catalogue.entries import CONDITIONS, OVERALL
 from raydual.report.words import digits_of, interval, number
-from raydual.results import NO_CONTROL, RunDirectory
+from raydual.run_directory.directory import NO_CONTROL, RunDirectory
 
 
 def headline_lines(run: RunDirectory) -> Iterator[str]:

@@ -8,12 +8,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from raydual.controls import MEASUREMENT, Control
-from raydual.metrics.catalogue import CONDITIONS, OF_ZERO_SHOT, Metric
+from raydual.catalogue.entries import CONDITIONS, OF_ZERO_SHOT, Metric
 from raydual.report import theme
 from raydual.report.data import Row, RunData
 from raydual.report.standing import SIGNS, standings, verdict
 from raydual.report.words import digits_of, interval, number, p_value
+from raydual.settings.controls import MEASUREMENT, Control
 
 
 def control_figure(data: RunData) -> Figure | None:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from raydual.config import SweepConfig
-from raydual.controls import Control, control_named, report_order
-from raydual.metrics.catalogue import OVERALL, Catalogue, Key, Metric
-from raydual.results import NO_CONTROL, RunDirectory
+from raydual.catalogue.entries import OVERALL, Catalogue, Key, Metric
+from raydual.run_directory.directory import NO_CONTROL, RunDirectory
+from raydual.settings.controls import Control, control_named, report_order
+from raydual.settings.schema import SweepConfig
 
 Row = dict[str, Any]
 

@@ -6,7 +6,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from raydual.metrics.catalogue import CONDITIONS, Metric
+from raydual.catalogue.entries import CONDITIONS, Metric
 from raydual.report import theme
 from raydual.report.controls import control_figure, control_table, standing_table
 from raydual.report.data import Row, RunData
@@ -15,7 +15,7 @@ from raydual.report.layers import layer_figure
 from raydual.report.published import published_table
 from raydual.report.search import search_figure
 from raydual.report.words import digits_of, findings, interval, number, with_difference, with_interval
-from raydual.results import RunDirectory
+from raydual.run_directory.directory import RunDirectory
 
 
 def write_report(run: RunDirectory, manifest: Row | None = None) -> Path | str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from raydual.metrics.catalogue import CONDITIONS, PANELS, Catalogue, Metric, Panel
+from raydual.catalogue.entries import CONDITIONS, PANELS, Catalogue, Metric, Panel
 from raydual.report import theme
 
 

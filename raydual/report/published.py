@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from raydual.metrics.catalogue import CATALOGUE, CONDITIONS
+from raydual.catalogue.entries import CATALOGUE, CONDITIONS
 from raydual.report.data import RunData
 from raydual.report.words import DASH, digits_of, interval, number, with_interval
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from raydual.metrics.catalogue import Metric
+from raydual.catalogue.entries import Metric
 from raydual.report.data import Row, RunData
 
 SIGNIFICANT = 0.05

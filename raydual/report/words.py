@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from raydual.metrics.catalogue import Metric
+from raydual.catalogue.entries import Metric
 from raydual.report.data import Row, RunData
 from raydual.report.standing import Standing, standings
 

@@ -1,0 +1,226 @@
+"""What each measured number is: the one list that measurement, commands, reduction, report and docs share.
+
+A metric is an entry here, a function marked with that entry (`raydual.catalogue.marks`) in `raydual/measure/`, its
+definition in docs/science.md and its plain counterpart in the oracle.
+"""
+
+from raydual.catalogue.metric import (
+    CONDITIONS,
+    FAILED,
+    FAMILIES,
+    OF_ZERO_SHOT,
+    OVERALL,
+    PANELS,
+    Catalogue,
+    Family,
+    Key,
+    Metric,
+    MetricError,
+    Panel,
+    of_label,
+)
+
+__all__ = [
+    "CATALOGUE",
+    "CONDITIONS",
+    "FAILED",
+    "FAMILIES",
+    "OF_ZERO_SHOT",
+    "OVERALL",
+    "PANELS",
+    "Catalogue",
+    "Family",
+    "Key",
+    "Metric",
+    "MetricError",
+    "Panel",
+    "of_label",
+]
+
+_BUILTIN = (
+    Metric(
+        "accuracy", "Accuracy",
+        "Share of examples whose highest-scoring label word is the right one.",
+        ("zsl", "icl", "ft"), family="accuracy", panel="accuracy",
+        per_layer=False, bounds=(0.0, 1.0),
+    ),
+    Metric(
+        "greedy_accuracy", "Greedy accuracy",
+        "Share of examples where the arg-max over the whole vocabulary is the right label's first token.",
+        ("zsl", "icl", "ft"), family="accuracy", panel=None, shown="summary",
+        per_layer=False, bounds=(0.0, 1.0),
+    ),
+    Metric(
+        "rec2ftp", "Rec2FTP",
+        "Of the examples that fine-tuning corrects, the percentage that the context corrects too.",
+        family="rec2ftp", panel="recall",
+        per_layer=False, bounds=(0.0, 100.0),
+    ),
+    Metric(
+        "rec2ftp_both", "Rec2FTP numerator",
+        "Number of examples that zero-shot gets wrong, and context and fine-tuning both get right.",
+        family="rec2ftp", panel=None, shown="summary",
+        per_layer=False, bounds=(0.0, None),
+    ),
+    Metric(
+        "rec2ftp_ft", "Rec2FTP denominator",
+        "Number of examples that zero-shot gets wrong and fine-tuning gets right.",
+        family="rec2ftp", panel=None, shown="summary",
+        per_layer=False, bounds=(0.0, None),
+    ),
+    Metric(
+        "reverse_recall", "Reverse recall",
+        "Of the examples that the context corrects, the percentage that fine-tuning corrects too.",
+        family="rec2ftp", panel="recall", short="reverse", shown="tables",
+        per_layer=False, bounds=(0.0, 100.0),
+    ),
+    Metric(
+        "jaccard", "Jaccard index of changes",
+        "Of the examples whose prediction the context or fine-tuning changes, the share that both change.",
+        family="rec2ftp", panel=None, shown="summary",
+        per_layer=False, bounds=(0.0, 1.0),
+    ),
+    Metric(
+        "agreement", "Agreement",
+        "Share of examples that context and fine-tuning predict alike.",
+        family="rec2ftp", panel=None, shown="summary",
+        per_layer=False, by_label=True, bounds=(0.0, 1.0),
+    ),
+    Metric(
+        "kappa", "Cohen's κ",
+        "Agreement of their predictions beyond chance, given how often each predicts each label.",
+        family="rec2ftp", panel=None, shown="tables",
+        per_layer=False, similarity=True,
+    ),
+    Metric(
+        "simaou", "SimAOU",
+        "Cosine between the changes that context and fine-tuning make to the (normalised) attention output.",
+        family="simaou", panel="updates", short="normalised",
+        baselines=(("simaou_norm_matched", "icl-ft"), ("simaou_random", "icl-ft")), similarity=True,
+    ),
+    Metric(
+        "simaou_norm_matched", "SimAOU, norm-matched null",
+        "SimAOU of two independent random updates of the same norms as the measured ones.",
+        family="simaou", panel="updates", short="its null", shown="summary",
+        random=True,
+    ),
+    Metric(
+        "simaou_random", "SimAOU, random baseline",
+        "Cosine between the context's update and uniform [0, 1) noise (Dai).",
+        family="simaou", panel="updates", short="random", shown="summary",
+        random=True,
+    ),
+    Metric(
+        "simaou_raw", "SimAOU, raw",
+        "SimAOU without normalising the attention outputs first (Deutch): unbiased, 0 for unrelated updates.",
+        family="simaou", panel="updates", short="raw",
+        similarity=True,
+    ),
+    Metric(
+        "update_norm", "Relative update norm",
+        "Norm of the change of the attention output over the norm of the zero-shot one.",
+        ("icl", "ft"), family="simaou", panel="size", shown="summary",
+        bounds=(0.0, None),
+    ),
+    Metric(
+        "simam", "SimAM",
+        "Cosine between the pre-softmax attention scores on the query's own tokens.",
+        ("icl-ft", "icl-zsl"), family="simam", panel="maps", shown="tables",
+        baselines=(("simam", "icl-zsl"),), similarity=True,
+    ),
+    Metric(
+        "delta_simam", "ΔSimAM",
+        "Cosine between the changes that context and fine-tuning make to those scores (Deutch).",
+        family="simam", panel="maps",
+        similarity=True,
+    ),
+    Metric(
+        "simam_softmax", "SimAM, after softmax",
+        "SimAM of the attention weights instead of the scores.",
+        ("icl-ft", "icl-zsl"), family="simam", panel=None, shown="summary",
+        baselines=(("simam_softmax", "icl-zsl"),),
+    ),
+    Metric(
+        "delta_simam_softmax", "ΔSimAM, after softmax",
+        "ΔSimAM of the attention weights instead of the scores.",
+        family="simam", panel=None, shown="summary",
+    ),
+    Metric(
+        "kendall", "Kendall's τ",
+        "Rank correlation, over demonstration tokens, of the context's attention with fine-tuning's inner products.",
+        family="kendall", panel="ranks", short="queries",
+        baselines=(("kendall_random", "icl-ft"),), similarity=True,
+    ),
+    Metric(
+        "kendall_random", "Kendall's τ, random baseline",
+        "The same rank correlation against uniform noise.",
+        family="kendall", panel="ranks", short="random", shown="summary",
+        random=True,
+    ),
+    Metric(
+        "kendall_input", "Kendall-input",
+        "Kendall's τ with inner products of the attention block's inputs: what K/V fine-tuning really pays (Irie).",
+        family="kendall", panel="ranks", short="inputs", shown="tables",
+        baselines=(("kendall_random", "icl-ft"),), similarity=True,
+    ),
+    Metric(
+        "kendall_example", "Kendall's τ of examples",
+        "Kendall's τ over whole demonstrations: the softmax mass of their tokens.",
+        family="kendall", panel=None, shown="summary",
+        baselines=(("kendall_example_random", "icl-ft"),),
+    ),
+    Metric(
+        "kendall_example_random", "Kendall's τ of examples, random baseline",
+        "The same rank correlation against uniform noise on the tokens.",
+        family="kendall", panel=None, shown="summary",
+        random=True,
+    ),
+    Metric(
+        "topk_token", "Top-100 recall of tokens",
+        "Share of the 100 demonstration tokens that the context attends to most that are also fine-tuning's.",
+        family="kendall", panel=None, shown="summary",
+        bounds=(0.0, 1.0), baselines=(("topk_token_random", "icl-ft"),),
+    ),
+    Metric(
+        "topk_token_random", "Top-100 recall of tokens, random baseline",
+        "The same share against uniform noise.",
+        family="kendall", panel=None, shown="summary",
+        bounds=(0.0, 1.0), random=True,
+    ),
+    Metric(
+        "topk_example", "Top-5 recall of examples",
+        "Share of the 5 demonstrations that the context attends to most that are also fine-tuning's.",
+        family="kendall", panel=None, shown="summary",
+        bounds=(0.0, 1.0), baselines=(("topk_example_random", "icl-ft"),),
+    ),
+    Metric(
+        "topk_example_random", "Top-5 recall of examples, random baseline",
+        "The same share against uniform noise on the tokens.",
+        family="kendall", panel=None, shown="summary",
+        bounds=(0.0, 1.0), random=True,
+    ),
+    Metric(
+        "simdual", "SimDual",
+        "Cosine of the context's exact update with fine-tuning's, at the same layer inputs.",
+        family="simaou", panel="exact",
+        similarity=True,
+    ),
+    Metric(
+        "simdw", "SimΔW",
+        "Cosine of the two updates of the relaxed linear attention's weights, mean over heads.",
+        family="simaou", panel="exact",
+        similarity=True,
+    ),
+    Metric(
+        "lambda", "λ, mass on demonstrations",
+        "Softmax mass that the last token puts on the demonstrations, mean over heads.",
+        ("icl",), family="simaou", panel="mass", shown="tables",
+        bounds=(0.0, 1.0),
+    ),
+)  # fmt: skip
+
+CATALOGUE = Catalogue(_BUILTIN)
+"""What every sweep measures; a sweep with metrics of its own has a larger one (`SweepConfig.catalogue`)."""
+
+if _unplaced := [metric.name for metric in _BUILTIN if "own" in (metric.family, metric.panel)]:
+    raise MetricError(f"metric {_unplaced[0]!r}: needs a family and a panel (or None)")

@@ -1,0 +1,92 @@
+"""The measurement and its controls on one trained model: which model, words and step a control needs."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from raydual.measure.grouping import Groups, group_size
+from raydual.measure.rows import Row
+from raydual.measure.seeds import SeedMeasurer, ZeroShot
+from raydual.model.fresh import fresh_model
+from raydual.model.loading import LoadedModel
+from raydual.settings.controls import MEASUREMENT, Control, controls_of
+from raydual.settings.schema import Finetune
+from raydual.study import Case, Study
+
+
+class Measurer:
+    """Measures cases under any control.
+
+    Parameters
+    ----------
+    loaded : the trained model.
+    study : the sweep and its data.
+    settings : of fine-tuning; default: those of the sweep.
+    zero_shot : what another measurer `shares`, of the same model and study; measured when needed if None.
+    memory_share : the part of the device's free memory that it may count on.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        study: Study,
+        settings: Finetune | None = None,
+        zero_shot: Mapping[str, ZeroShot] | None = None,
+        memory_share: float = 1.0,
+    ) -> None:
+        self.loaded = loaded
+        self.study = study
+        self.settings = settings or study.config.finetune
+        self.zero_shot = zero_shot or {}
+        self.memory_share = memory_share
+        self.groups: Groups | None = None
+        self._by_words: dict[str, SeedMeasurer] = {}
+
+    def for_control(self, control: Control = MEASUREMENT) -> SeedMeasurer:
+        """What measures seeds on the trained model with the label words of a control."""
+        words = _words(control)
+        if words not in self._by_words:
+            queries = self.study.queries(self.loaded.tokenizer, "measured", control)
+            self._by_words[words] = SeedMeasurer(self.loaded, queries, self.study.config, self.zero_shot.get(words))
+        return self._by_words[words]
+
+    def shares(self) -> dict[str, ZeroShot]:
+        """The zero-shot outcomes that every control on the trained model needs, by label words."""
+        controls = {_words(c): c for c in controls_of(self.study.config.controls) if c.weights == "trained"}
+        return {words: self.for_control(control).shares() for words, control in controls.items()}
+
+    def measure(self, control: Control, cases: Sequence[Case]) -> list[Row]:
+        """The metric rows of every case, marked as the control's."""
+        if control.weights == "trained":
+            rows = self._measure(self.for_control(control), control, cases)
+        else:
+            rows = [row for case in cases for row in self._measure(self._fresh(case, control), control, [case])]
+        return [{**row, "control": control.name} for row in rows]
+
+    def _measure(self, seeds: SeedMeasurer, control: Control, cases: Sequence[Case]) -> list[Row]:
+        settings = self.settings
+        if control.step == "layer_causal":
+            settings = settings.model_copy(update={"gradient": "layer_causal"})
+        if self.groups is None:
+            execution = self.study.config.execution
+            self.groups = Groups(
+                group_size(self.loaded, seeds.queries, cases[0].context, settings, execution, self.memory_share)
+            )
+
+        def measured(group: Sequence[Case]) -> list[Row]:
+            others = [case.tuned_on for case in group if case.tuned_on]
+            sets = [case.context for case in group]
+            return seeds.measure(sets, settings, tuned_on=others, at_random=control.step == "random")
+
+        return [row for rows in self.groups.each(cases, measured) for row in rows]
+
+    def _fresh(self, case: Case, control: Control) -> SeedMeasurer:
+        """What measures on an untrained model, drawn for this seed alone."""
+        keys = [self.study.config.measures.noise_seed, case.context.seed]
+        seed = int(np.random.SeedSequence(keys).generate_state(1)[0])
+        model = fresh_model(self.loaded, seed, control.weights == "trained_embeddings")
+        return SeedMeasurer(model, self.for_control().queries, self.study.config)
+
+
+def _words(control: Control) -> str:
+    return "abstract" if control.labels == "abstract" else "own"

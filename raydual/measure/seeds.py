@@ -1,0 +1,258 @@
+"""A model that measures seeds: demonstration sets in, metric rows out. The distributed layer only feeds it."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raydual.catalogue.entries import Key
+from raydual.catalogue.marks import Measure, Of
+from raydual.data.prompts import DemonstrationSet, Queries
+from raydual.measure.conditions import Chunk, Outcome, make_chunks, run_condition
+from raydual.measure.functions import functions_of
+from raydual.measure.nulls import SeedValues, drawn_values
+from raydual.measure.prediction_metrics import Predictions, SeedPredictions, predicted_values
+from raydual.measure.rank_metrics import Training, rank_metrics, training_tokens
+from raydual.measure.recordings import Pass, Recordings, recorded_fields, recorded_values
+from raydual.measure.rows import Row, example_row, failure_row, layer_rows, value_row
+from raydual.measure.weight_updates import DualRecorder, context_updates
+from raydual.model.anatomy import KEY
+from raydual.model.attention import Prefix
+from raydual.model.finetune import Tuned, finetune
+from raydual.model.loading import LoadedModel
+from raydual.model.passes import Rows, encode_prefix
+from raydual.model.random_step import random_step
+from raydual.model.recording import Recorder
+from raydual.model.stacked import with_projections
+from raydual.process.pulse import PULSE
+from raydual.settings.schema import Finetune, SweepConfig
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """The zero-shot outcome of each chunk, on the CPU: it depends on no seed, so all measurers of a model and its queries share one."""
+
+    chunks: tuple[Outcome, ...]
+
+
+class SeedMeasurer:
+    """Measures seeds on one model; nothing it does changes the model.
+
+    Parameters
+    ----------
+    loaded : the model.
+    queries : the examples that are measured.
+    config : the sweep; its `finetune` are the settings used.
+    zero_shot : what another one `shares`, of the same model, queries and batch size; measured when needed if None.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, queries: Queries, config: SweepConfig, zero_shot: ZeroShot | None = None
+    ) -> None:
+        self.model = loaded.model
+        self.queries = queries
+        self.config = config
+        self.functions = functions_of(config.measures)
+        self.fields = recorded_fields(config.measures, self.functions)
+        self.chunks = make_chunks(queries, config.execution.batch_size, loaded.device)
+        self.order = np.argsort(np.concatenate([chunk.index for chunk in self.chunks]))
+        self._shared = zero_shot
+
+    @cached_property
+    def zero_shot(self) -> list[Outcome]:
+        """The zero-shot outcome of each chunk, on the model's device."""
+        if self._shared:
+            return [_to(outcome, self.model.device) for outcome in self._shared.chunks]
+        with torch.inference_mode():
+            return [self._run(chunk, "zsl") for chunk in self.chunks]
+
+    def shares(self) -> ZeroShot:
+        """The zero-shot outcomes, for other measurers."""
+        return ZeroShot(tuple(_to(outcome, torch.device("cpu")) for outcome in self.zero_shot))
+
+    def _run(self, chunk: Chunk, condition: str, seeds: int = 1, **prefix) -> Outcome:
+        rows = chunk.in_context if condition == "icl" else chunk.alone
+        return run_condition(
+            self.model, rows.repeat(seeds), self.queries.label_tokens, self.fields[condition], **prefix
+        )
+
+    def measure(
+        self,
+        sets: Sequence[DemonstrationSet],
+        settings: Finetune | None = None,
+        *,
+        tuned_on: Sequence[DemonstrationSet] | None = None,
+        at_random: bool = False,
+    ) -> list[Row]:
+        """The metric rows of every seed in `sets`; a seed that fails for its own reasons has one row that says why.
+
+        The training tokens of the rank metrics are always those of the seed's own fine-tuning. For the `ft` condition
+        the model may be another: the one fine-tuned on the demonstrations `tuned_on`, one for each of `sets`, or one
+        that moved by as much `at_random`.
+
+        Raises
+        ------
+        Whatever is not a seed's own fault, such as running out of memory.
+        """
+        settings = settings or self.config.finetune
+        limit = self.model.config.max_position_embeddings
+        rows, fitting = [], []
+        for place, demonstrations in enumerate(sets):
+            reason = too_long(demonstrations, self.queries, limit)
+            if reason:
+                rows.append(failure_row(demonstrations.seed, reason))
+            else:
+                fitting.append(place)
+        if fitting:
+            others = [tuned_on[place] for place in fitting] if tuned_on else None
+            rows += self._measure_fitting([sets[place] for place in fitting], settings, others, at_random)
+        return rows
+
+    def _measure_fitting(
+        self,
+        sets: list[DemonstrationSet],
+        settings: Finetune,
+        others: list[DemonstrationSet] | None,
+        at_random: bool,
+    ) -> list[Row]:
+        tuned = finetune(self.model, sets, settings, self.fields["train"])
+        PULSE.done += len(sets) / (len(self.chunks) + 1)
+        training = training_tokens(sets, tuned, self.config.measures.query_field)
+        if others:
+            tuned = finetune(self.model, others, settings)
+        if at_random:
+            tuned = random_step(self.model, tuned, [s.seed for s in sets], self.config.measures.noise_seed)
+        values, predictions = self._examples(sets, training, tuned)
+        rows: list[Row] = []
+        for group, demonstrations in enumerate(sets):
+            seed = demonstrations.seed
+            if not bool(tuned.finite[group]):
+                rows.append(failure_row(seed, f"fine-tuning diverged at learning rate {settings.learning_rate:g}"))
+                continue
+            for metric, condition, found in predicted_values(self._of("predictions"), predictions[group]):
+                rows.append(value_row(seed, metric, condition, found))
+            of_seed = {key: found[group] for key, found in values.items()}
+            for (metric, condition), x in (of_seed | self._drawn(seed, of_seed)).items():
+                rows += (
+                    layer_rows(seed, metric, condition, x) if x.ndim == 2 else [example_row(seed, metric, condition, x)]
+                )
+        return rows
+
+    @torch.inference_mode()
+    def _examples(
+        self, sets: list[DemonstrationSet], training: list[Training], tuned: Tuned
+    ) -> tuple[dict[Key, np.ndarray], list[SeedPredictions]]:
+        """Per example: the values of metrics `[G, examples, layers]`, and each seed's predictions."""
+        inputs = Recorder(("attn_in",))
+        prefix, real = self.encode(sets, inputs)
+        contexts = context_updates(self.model, inputs.layers["attn_in"], real)
+        values, outcomes = defaultdict(list), defaultdict(list)
+        for chunk, passes, simdual in self.passes(prefix, tuned):
+            for name, outcome in passes.items():
+                outcomes[name].append((outcome.prediction.view(-1, len(chunk.index)), outcome.greedy))
+            for key, value in self._values(chunk, passes, simdual, training, tuned, contexts).items():
+                values[key].append(value)
+            PULSE.done += len(sets) / (len(self.chunks) + 1)
+        zsl, icl, ft = (self._predictions(outcomes[name], len(sets)) for name in ("zsl", "icl", "ft"))
+        gold, labels = np.asarray(self.queries.labels), len(self.queries.label_tokens)
+        found = [SeedPredictions(*one, gold, labels) for one in zip(zsl, icl, ft, strict=True)]
+        return self._in_order(values), found
+
+    def _values(
+        self,
+        chunk: Chunk,
+        passes: Mapping[str, Outcome],
+        simdual: Tensor,
+        training: Sequence[Training],
+        tuned: Tuned,
+        contexts: Sequence[Tensor],
+    ) -> dict[Key, Tensor]:
+        """The metrics of a chunk that are taken example by example: `[G, n, layers]`."""
+        seeds = torch.tensor([one.seed for one in training], device=chunk.labels.device)
+        zsl, icl, ft = (Pass.of(passes[name], len(seeds) if name != "zsl" else 1) for name in ("zsl", "icl", "ft"))
+        measures = self.config.measures
+
+        def recorded(functions: Sequence[Measure], zsl: Pass) -> dict[Key, Tensor]:
+            # Made anew for each use, so that what it shares between metrics is let go of.
+            found = Recordings(
+                chunk, seeds, tuned.finite, zsl, icl, ft, measures, self.model, tuned.stacks, contexts, simdual
+            )
+            return recorded_values(functions, found)
+
+        values = recorded(self._of("recordings", own=False), zsl)
+        attended, query, attn_in = icl["scores_demo"], ft[measures.query_field], ft["attn_in"]
+        values |= rank_metrics(self._of("ranks"), chunk, attended, query, attn_in, training, measures)
+        own = self._of("recordings", own=True)
+        # Last, and on a copy of what later seeds need too: a user's function may change what it is given.
+        return values | recorded(own, zsl.copy()) if own else values
+
+    def _of(self, of: Of, own: bool | None = None) -> list[Measure]:
+        """The functions of one kind, those of a user's own file or raydual's alone if `own` says so."""
+        return [one for one in self.functions if one.of == of and own in (None, one.file is not None)]
+
+    def encode(self, sets: Sequence[DemonstrationSet], recorder: Recorder | None = None) -> tuple[Prefix, Tensor]:
+        """The shared prefixes of seeds, and which of their tokens are real, `[G, prefix]`."""
+        prompts = [np.concatenate([s.prefix, self.queries.separator]) for s in sets]
+        return encode_prefix(self.model, prompts, recorder), Rows.pad(prompts, self.model.device).real
+
+    def passes(self, prefix: Prefix, tuned: Tuned) -> Iterator[tuple[Chunk, dict[str, Outcome], Tensor]]:
+        """Each chunk with its outcomes under `zsl`, `icl` and `ft`, rows grouped by seed, and SimDual."""
+        count = len(prefix.lengths)
+        for chunk, zsl in zip(self.chunks, self.zero_shot, strict=True):
+            icl, simdual = self._in_context(chunk, count, prefix, tuned)
+            with with_projections(self.model, tuned.stacks):
+                ft = self._run(chunk, "ft", count)
+            if (0, KEY) not in tuned.stacks:
+                # The first layer's scores are then those of zero-shot; what rounding parts, ΔSimAM takes for a change.
+                ft.fields["scores_query"][:, 0] = zsl.fields["scores_query"][:, 0].repeat(count, 1, 1)
+            yield chunk, {"zsl": zsl, "icl": icl, "ft": ft}, simdual
+
+    def _in_context(self, chunk: Chunk, count: int, prefix: Prefix, tuned: Tuned) -> tuple[Outcome, Tensor]:
+        """The in-context outcome of the chunk for all seeds, and SimDual `[G, n, layers]`."""
+        rows = chunk.in_context.repeat(count)
+        recorder = DualRecorder(self.fields["icl"], rows.last, stacks=tuned.stacks, real=rows.real)
+        outcome = run_condition(self.model, rows, self.queries.label_tokens, prefix=prefix, recorder=recorder)
+        return outcome, torch.stack(recorder.simdual, dim=-1).view(count, len(chunk.index), -1)
+
+    def _in_order(self, values: Mapping[Key, list[Tensor]]) -> dict[Key, np.ndarray]:
+        """Chunks joined along the examples, in the order of the set where all are there, in float64 on the host."""
+        joined = {key: torch.cat(parts, dim=1).double().cpu().numpy() for key, parts in values.items()}
+        return {key: x[:, self.order] if x.shape[1] == len(self.order) else x for key, x in joined.items()}
+
+    def _predictions(self, outcomes: list[tuple[Tensor, Tensor]], count: int) -> list[Predictions]:
+        """Each seed's predictions, from the labels `[1 or G, n]` and greedy tokens of every chunk."""
+        labels = torch.cat([label for label, _ in outcomes], dim=1).cpu().numpy()[:, self.order]
+        greedy = torch.cat([tokens.view(label.shape) for label, tokens in outcomes], dim=1).cpu().numpy()[:, self.order]
+        gold = np.asarray(self.queries.labels)
+        gold_tokens = np.asarray([word[0] for word in self.queries.label_tokens])[gold]
+        return [
+            Predictions(found, found == gold, tokens == gold_tokens)
+            for found, tokens in zip(*(np.broadcast_to(x, (count, len(gold))) for x in (labels, greedy)), strict=True)
+        ]
+
+    def _drawn(self, seed: int, values: dict[Key, np.ndarray]) -> dict[Key, np.ndarray]:
+        """The nulls that are drawn from the values of a seed."""
+        shape = (len(self.order), self.model.config.num_hidden_layers)
+        found = SeedValues(values, shape, self.model.config.hidden_size)
+        return drawn_values(self._of("values"), found, self.config.measures.noise_seed, seed)
+
+
+def too_long(demonstrations: DemonstrationSet, queries: Queries, limit: int) -> str | None:
+    """Why a seed's prompts do not fit into a context of `limit` tokens, or None if they do."""
+    needed = len(demonstrations.prefix) + len(queries.separator) + queries.longest
+    if needed <= limit:
+        return None
+    return f"its longest prompt has {needed} tokens, but the model's context holds {limit}"
+
+
+def _to(outcome: Outcome, device: torch.device) -> Outcome:
+    return replace(
+        outcome,
+        fields={name: x.to(device) for name, x in outcome.fields.items()},
+        scores=outcome.scores.to(device),
+        greedy=outcome.greedy.to(device),
+    )

@@ -1,0 +1,1 @@
+"""This process: its signs of life while it computes, and the signals that end it."""

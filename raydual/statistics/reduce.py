@@ -1,0 +1,273 @@
+"""Measured rows become distributions over seeds: one pass over the files, then the metrics one by one, side by side."""
+
+import math
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float, Int
+from threadpoolctl import threadpool_limits
+
+from raydual.catalogue.entries import OVERALL, Catalogue
+from raydual.run_directory.directory import COMPARISONS, NO_CONTROL, SUMMARY, RunDirectory
+from raydual.settings.schema import SweepConfig
+from raydual.statistics.bootstrap import Bootstrap
+from raydual.statistics.buckets import Buckets, Values, gather
+from raydual.statistics.over_seeds import compare_all, describe_all, holm
+
+Row = dict[str, Any]
+
+LARGE_ROWS = 20_000_000
+"""With more measured rows than this a run is large: its metrics are worth other machines' time."""
+
+_JOB_BYTES = 16 * 2**20
+_MOST_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A metric under one condition, and its baselines: (metric, condition, values); label splits are not `compared`."""
+
+    metric: str
+    condition: str
+    own: Values
+    compared: bool
+    baselines: tuple[tuple[str, str, Values], ...]
+
+    @property
+    def bytes(self) -> int:
+        """The size of all values in it."""
+        return self.own.values.nbytes + sum(base.values.nbytes for _, _, base in self.baselines)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is reduced at once: some pieces, in the order of the catalogue."""
+
+    pieces: tuple[Piece, ...]
+
+    @property
+    def name(self) -> str:
+        """The metrics in it."""
+        first, last = self.pieces[0].metric, self.pieces[-1].metric
+        return first if first == last else f"{first} to {last}"
+
+    @property
+    def bytes(self) -> int:
+        """The size of all values in it."""
+        return sum(piece.bytes for piece in self.pieces)
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """The rows of `SUMMARY` and of `COMPARISONS` that a job comes to."""
+
+    rows: list[Row]
+    compared: list[Row]
+
+
+Mapper = Callable[[Callable[[Job], Reduced], Iterable[Job]], Iterable[Reduced]]
+"""Like `map`: the function's results of all jobs, in their order. It takes jobs as it goes, so that few are held."""
+
+
+def reduce_run(run: RunDirectory, map_large: Mapper | None = None) -> pa.Table:
+    """Write `summary.parquet`, `comparisons.parquet` and `summary.json` of a run directory; returns the summary.
+
+    The metrics are reduced in threads; those of a run of more than `LARGE_ROWS` by `map_large`, where it is given.
+    """
+    config = run.config()
+    with gather(run) as buckets:
+        mapped = map_large if map_large is not None and buckets.rows > LARGE_ROWS else map_in_threads
+        function = partial(
+            reduce_job,
+            bootstrap=Bootstrap(config.measures.resamples, config.measures.noise_seed),
+            failed=Counter(control for _, control, _ in buckets.failures),
+        )
+        found = list(mapped(function, jobs_of(buckets, config.catalogue, len(config.task.label_words))))
+        rows = [row for part in found for row in part.rows]
+        headline = _headline(config, buckets, rows)
+    table = pa.Table.from_pylist(rows, schema=SUMMARY)
+    compared = [row for part in found for row in part.compared]
+    run.write_summary(table, pa.Table.from_pylist(compared, schema=COMPARISONS), headline)
+    return table
+
+
+def map_in_threads(function: Callable[[Job], Reduced], jobs: Iterable[Job]) -> Iterator[Reduced]:
+    """`map` on the cores of this machine, in order; each core has a job, so NumPy's BLAS starts no threads besides."""
+    threads = min(_cores(), _MOST_THREADS)
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads, "reduce") as pool:
+        running: deque[Future[Reduced]] = deque()
+        for job in jobs:
+            running.append(pool.submit(function, job))
+            if len(running) > threads:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def jobs_of(buckets: Buckets, catalogue: Catalogue, labels: int) -> Iterator[Job]:
+    """The work, in jobs whose values take about as much memory: many metrics of few seeds, or one of many."""
+    pieces: list[Piece] = []
+    for piece in _pieces(buckets, catalogue, labels):
+        if pieces and sum(held.bytes for held in pieces) + piece.bytes > _JOB_BYTES:
+            yield Job(tuple(pieces))
+            pieces = []
+        pieces.append(piece)
+    if pieces:
+        yield Job(tuple(pieces))
+
+
+def _pieces(buckets: Buckets, catalogue: Catalogue, labels: int) -> Iterator[Piece]:
+    for metric in catalogue.values():
+        for condition in metric.conditions_with_labels(labels):
+            compared = condition in metric.conditions
+            baselines = [base for base in metric.baselines if compared and base != (metric.name, condition)]
+            yield Piece(
+                metric.name,
+                condition,
+                buckets.values(metric.name, condition),
+                compared,
+                tuple((*base, buckets.values(*base)) for base in baselines),
+            )
+
+
+def reduce_job(job: Job, bootstrap: Bootstrap, failed: Mapping[str, int]) -> Reduced:
+    """Reduce a job; `failed` is the number of failed seeds of each control."""
+    return Reduced(_distributions(job.pieces, bootstrap, failed), _comparisons(job.pieces, bootstrap))
+
+
+def _distributions(pieces: Sequence[Piece], bootstrap: Bootstrap, failed: Mapping[str, int]) -> list[Row]:
+    """The summary's rows, in order of piece, control and layer."""
+    places = [
+        (piece, control, layer)
+        for piece in pieces
+        for control in range(len(piece.own.controls))
+        for layer in range(len(piece.own.layers))
+        if piece.own.measured[control, layer].any()
+    ]
+    samples = [piece.own.values[c, i][piece.own.measured[c, i]] for piece, c, i in places]
+    return [
+        {
+            "metric": piece.metric,
+            "condition": piece.condition,
+            "control": piece.own.controls[control],
+            "layer": int(piece.own.layers[layer]),
+            **asdict(distribution),
+            "failed": failed.get(piece.own.controls[control], 0),
+        }
+        for (piece, control, layer), distribution in zip(places, describe_all(samples, bootstrap), strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Differences of all layers whose p-values are corrected together; `names` are the columns that say of what."""
+
+    names: Row
+    layers: Int[np.ndarray, "layers"]
+    differences: Float[np.ndarray, "layers seeds"]
+
+
+def _comparisons(pieces: Sequence[Piece], bootstrap: Bootstrap) -> list[Row]:
+    """The rows of comparisons, in order of piece, baselines before controls."""
+    families = [[*_against_baselines(piece), *_against_controls(piece)] for piece in pieces if piece.compared]
+    differences = [layer for of_piece in families for family in of_piece for layer in family.differences]
+    found = iter(compare_all(differences, bootstrap))
+    rows: list[Row] = []
+    for of_piece in families:
+        against_controls: list[Row] = []
+        for family in of_piece:
+            compared = [
+                {**family.names, "layer": layer, **asdict(comparison), "p_holm": comparison.p}
+                for layer, comparison in zip(family.layers.tolist(), islice(found, len(family.layers)), strict=True)
+            ]
+            _correct([row for row in compared if row["layer"] != OVERALL])
+            if family.names["control"] != family.names["baseline_control"]:
+                against_controls += compared
+            rows += compared
+        _correct([row for row in against_controls if row["layer"] == OVERALL])
+    return rows
+
+
+def _correct(rows: list[Row]) -> None:
+    """Correct the p-values of rows by Holm for their number."""
+    for row, p in zip(rows, holm(np.array([row["p"] for row in rows])), strict=True):
+        row["p_holm"] = float(p)
+
+
+def _against_baselines(piece: Piece) -> Iterator[Family]:
+    """A metric beside each baseline of the same control."""
+    for baseline, condition, base in piece.baselines:
+        for at, control in enumerate(piece.own.controls):
+            if control in base.controls:
+                names = _names(piece, control, baseline, condition, control)
+                yield Family(names, *_paired(piece.own, at, base, base.controls.index(control)))
+
+
+def _against_controls(piece: Piece) -> Iterator[Family]:
+    """The measurement beside every control."""
+    own = piece.own
+    if NO_CONTROL not in own.controls:
+        return
+    plain = own.controls.index(NO_CONTROL)
+    for at, control in enumerate(own.controls):
+        if control != NO_CONTROL:
+            names = _names(piece, NO_CONTROL, piece.metric, piece.condition, control)
+            yield Family(names, *_paired(own, plain, own, at))
+
+
+def _names(piece: Piece, control: str, baseline: str, baseline_condition: str, baseline_control: str) -> Row:
+    return {
+        "metric": piece.metric,
+        "condition": piece.condition,
+        "baseline": baseline,
+        "baseline_condition": baseline_condition,
+        "control": control,
+        "baseline_control": baseline_control,
+    }
+
+
+def _paired(
+    own: Values, at: int, base: Values, base_at: int
+) -> tuple[Int[np.ndarray, "layers"], Float[np.ndarray, "layers seeds"]]:
+    """The layers of both, and the differences there, paired over seeds; NaN where one is missing or undefined."""
+    layers, own_layers, base_layers = np.intersect1d(own.layers, base.layers, return_indices=True)
+    _, own_seeds, base_seeds = np.intersect1d(own.seeds, base.seeds, return_indices=True)
+    return layers, own.values[at][np.ix_(own_layers, own_seeds)] - base.values[base_at][np.ix_(base_layers, base_seeds)]
+
+
+def _headline(config: SweepConfig, buckets: Buckets, rows: list[Row]) -> Row:
+    """What `summary.json` holds: the overall numbers, and how many seeds they rest on."""
+    failed = {seed for seed, control, _ in buckets.failures if control == NO_CONTROL}
+    kept = ("metric", "condition", "control", "n", "undefined", "mean", "sd", "median", "ci_low", "ci_high")
+    return {
+        "name": config.name,
+        "protocol": config.protocol,
+        "seeds": {
+            "asked": len(config.seeds),
+            "measured": len(buckets.finished - failed),
+            "failed": [{"seed": s, "control": control, "reason": why} for s, control, why in buckets.failures],
+        },
+        "metrics": [
+            {"label": config.catalogue[row["metric"]].label} | {key: _plain(row[key]) for key in kept}
+            for row in rows
+            if row["layer"] == OVERALL
+        ],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """NaN is not JSON; null stands for undefined."""
+    return None if isinstance(value, float) and math.isnan(value) else value
