@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.profiler import record_function
 
 from raydual.config import Measures
 from raydual.measure.conditions import Chunk, Outcome
@@ -24,6 +25,7 @@ def recorded_fields(measures: Measures) -> dict[str, tuple[str, ...]]:
     }
 
 
+@record_function("metrics")
 def chunk_metrics(
     chunk: Chunk, zsl: Outcome, icl: Outcome, ft: Outcome, training: Sequence[Training], measures: Measures
 ) -> dict[Key, Float[Tensor, "G _ layers"]]:

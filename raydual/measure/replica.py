@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from raydual.config import Finetune, SweepConfig
 from raydual.measure.chunk_metrics import chunk_metrics, recorded_fields
@@ -65,9 +66,10 @@ class Replica:
 
     def _run(self, chunk: Chunk, condition: str, seeds: int = 1, **prefix) -> Outcome:
         rows = chunk.in_context if condition == "icl" else chunk.alone
-        return run_condition(
-            self.model, rows.repeat(seeds), self.queries.label_tokens, self.fields[condition], **prefix
-        )
+        with record_function(condition):
+            return run_condition(
+                self.model, rows.repeat(seeds), self.queries.label_tokens, self.fields[condition], **prefix
+            )
 
     def measure(
         self,
@@ -172,7 +174,8 @@ class Replica:
         """The in-context outcome of the chunk for all seeds, and SimDual `[G, n, layers]`."""
         rows = chunk.in_context.repeat(count)
         recorder = DualRecorder(self.fields["icl"], rows.last, stacks=tuned.stacks, real=rows.real)
-        outcome = run_condition(self.model, rows, self.queries.label_tokens, prefix=prefix, recorder=recorder)
+        with record_function("icl"):
+            outcome = run_condition(self.model, rows, self.queries.label_tokens, prefix=prefix, recorder=recorder)
         return outcome, torch.stack(recorder.simdual, dim=-1).view(count, len(chunk.index), -1)
 
     def _in_order(self, values: Mapping[Key, list[Tensor]]) -> dict[Key, np.ndarray]:

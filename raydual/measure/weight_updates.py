@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.profiler import record_function
 from transformers import Qwen3ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, apply_rotary_pos_emb
 
@@ -32,6 +33,7 @@ class DualRecorder(Recorder):
     tuned: tuple[Tensor, Tensor] | None = None
     watches_inputs = True
 
+    @record_function("simdual")
     def before_attention(
         self,
         module: Qwen3Attention,  # type: ignore[override]
@@ -48,6 +50,7 @@ class DualRecorder(Recorder):
         _, key = apply_rotary_pos_emb(key, key, *rotary)
         self.tuned = key, value.transpose(1, 2)
 
+    @record_function("simdual")
     def attention(
         self,
         module: nn.Module,
@@ -79,6 +82,7 @@ def _after_o_proj(module: nn.Module, change: Float[Tensor, "batch heads head_dim
     return change.flatten(1) @ weight.float().T
 
 
+@record_function("simdw")
 def context_updates(
     model: Qwen3ForCausalLM, inputs: Sequence[Float[Tensor, "G prefix hidden"]], real: Tensor
 ) -> list[Float[Tensor, "G kv_heads head_dim head_dim"]]:
@@ -86,6 +90,7 @@ def context_updates(
     return [_outer(layer.self_attn, {}, index, x, real) for index, (layer, x) in enumerate(_layers(model, inputs))]
 
 
+@record_function("simdw")
 def simdw(
     model: Qwen3ForCausalLM,
     chunk: Chunk,

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.profiler import record_function
 from transformers import Qwen3ForCausalLM
 
 from raydual.model.attention import Prefix
@@ -77,6 +78,7 @@ def logits(model: Qwen3ForCausalLM, states: Float[Tensor, "*rows hidden"]) -> Fl
     return model.lm_head(states).float()
 
 
+@record_function("prefix")
 def encode_prefix(model: Qwen3ForCausalLM, prompts: Sequence[np.ndarray], recorder: Recorder | None = None) -> Prefix:
     """One pass over the demonstrations of G seeds; what later queries need of it are its keys and values."""
     rows = Rows.pad(prompts, model.device)
