@@ -34,9 +34,9 @@ class DualRecorder(Recorder):
     watches_inputs = True
 
     @record_function("simdual")
-    def before_attention(
+    def before_attention(  # type: ignore[override]
         self,
-        module: Qwen3Attention,  # type: ignore[override]
+        module: Qwen3Attention,
         states: Tensor,
         rotary: tuple[Tensor, Tensor],
     ) -> None:
