@@ -64,12 +64,10 @@ class Replica:
         """The zero-shot outcomes, for other replicas."""
         return ZeroShot(tuple(_to(outcome, torch.device("cpu")) for outcome in self.zero_shot))
 
-    def _run(self, chunk: Chunk, condition: str, seeds: int = 1, **prefix) -> Outcome:
-        rows = chunk.in_context if condition == "icl" else chunk.alone
+    def _run(self, chunk: Chunk, condition: str, seeds: int = 1) -> Outcome:
+        rows = chunk.alone.repeat(seeds)
         with record_function(condition):
-            return run_condition(
-                self.model, rows.repeat(seeds), self.queries.label_tokens, self.fields[condition], **prefix
-            )
+            return run_condition(self.model, rows, self.queries.label_tokens, self.fields[condition])
 
     def measure(
         self,

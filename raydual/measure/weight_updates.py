@@ -1,7 +1,8 @@
 """The updates themselves: the context's against fine-tuning's (SimDual, SimΔW; docs/science.md, section 4)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -87,7 +88,7 @@ def context_updates(
     model: Qwen3ForCausalLM, inputs: Sequence[Float[Tensor, "G prefix hidden"]], real: Tensor
 ) -> list[Float[Tensor, "G kv_heads head_dim head_dim"]]:
     """ΔW_ICL of the relaxed linear attention in every layer, from the attention inputs of the demonstrations."""
-    return [_outer(layer.self_attn, {}, index, x, real) for index, (layer, x) in enumerate(_layers(model, inputs))]
+    return [_outer(block, {}, index, x, real) for index, (block, x) in enumerate(_layers(model, inputs))]
 
 
 @record_function("simdw")
@@ -103,16 +104,18 @@ def simdw(
     groups, n = len(contexts[0]), len(chunk.index)
     rows: Rows = chunk.alone.repeat(groups)
     found = []
-    for index, (layer, x) in enumerate(_layers(model, recorder.layers["attn_in"])):
-        base = _outer(layer.self_attn, {}, index, x, chunk.alone.real)
-        tuned = _outer(layer.self_attn, stacks, index, x.repeat(groups, 1, 1), rows.real)
+    for index, (block, x) in enumerate(_layers(model, recorder.layers["attn_in"])):
+        base = _outer(block, {}, index, x, chunk.alone.real)
+        tuned = _outer(block, stacks, index, x.repeat(groups, 1, 1), rows.real)
         change = tuned.view(groups, n, *base.shape[1:]) - base
         found.append(cosine(contexts[index][:, None].flatten(3), change.flatten(3)).nanmean(dim=-1))
     return torch.stack(found, dim=-1)
 
 
-def _layers(model: Qwen3ForCausalLM, inputs: Sequence[Tensor]):
-    return zip(model.model.layers, inputs, strict=True)
+def _layers(model: Qwen3ForCausalLM, inputs: Sequence[Tensor]) -> Iterator[tuple[Qwen3Attention, Tensor]]:
+    """The attention block of every layer, with its inputs."""
+    for layer, x in zip(model.model.layers, inputs, strict=True):
+        yield cast(Qwen3Attention, layer.self_attn), x
 
 
 def _outer(
