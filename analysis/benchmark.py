@@ -7,7 +7,7 @@
 First the numbers are compared: all that are not random must agree with the baseline, or the exit code is 1 and no time
 is printed. Then come seconds a seed of both, their ratio, the share of the machine's matmul rate that model FLOPs make
 up (`FlopFormula` in `raydual/plan/cost.py` says what is counted), peak memory, and where the time goes. The seconds by
-part are those of a second, watched measurement of the same seeds.
+part are those of one more batch of seeds under torch's profiler, which takes time of its own.
 """
 
 import argparse
@@ -26,13 +26,11 @@ import torch
 from analysis import benchmark_baseline
 from analysis.benchmark_baseline import Agreement, BaselineTime, compare, failed_seeds, measure_baseline, replica_rows
 from analysis.benchmark_parts import (
-    PARTS,
-    Clock,
     hardware,
     matmul_rate,
     peak_memory,
+    seconds_by_part,
     seconds_of,
-    watched,
 )
 from analysis.benchmark_setup import SHAPE, SHAPES, Setup, make_setup
 from analysis.benchmark_sweep import batches, measure_sweeps
@@ -101,7 +99,7 @@ def _check(args: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class ReplicaTime:
-    """Seconds of the replica: `once` for queries and the zero-shot pass, then a seed; by part, a seed, watched.
+    """Seconds of the replica: `once` for queries and the zero-shot pass, then a seed; by part, a seed, profiled.
 
     `tokenizing` is a seed's demonstrations, which a sweep tokenizes elsewhere; it is in neither.
     """
@@ -144,20 +142,17 @@ def measure_replica(setup: Setup, seeds: int) -> tuple[list[Row], ReplicaTime]:
         seconds=seconds / seeds,
         once=once,
         tokenizing=tokenizing / seeds,
-        parts=_parts(replica, sets, seeds),
+        parts=_parts(replica, sets[0]),
         memory=memory,
         work=work,
         once_work=flops.zero_shot(setup.queries),
     )
 
 
-def _parts(replica: SeedMeasurer, sets: Sequence[list[DemonstrationSet]], seeds: int) -> dict[str, float]:
+def _parts(replica: SeedMeasurer, sets: list[DemonstrationSet]) -> dict[str, float]:
     """Seconds a seed by part."""
-    clock = Clock(replica.model.device)
-    with watched(clock):
-        for batch in sets:
-            replica.measure(batch)
-    return {name: clock.seconds.get(name, 0.0) / seeds for name in PARTS}
+    seconds = seconds_by_part(lambda: replica.measure(sets), replica.model.device)
+    return {name: found / len(sets) for name, found in seconds.items()}
 
 
 def check_numbers(setup: Setup, args: argparse.Namespace, rows: Sequence[Row]) -> tuple[Agreement, BaselineTime]:
@@ -225,7 +220,7 @@ class Result:
             f"share of the matmul rate: {self.share(work, replica.seconds):.1%}; in-context pass "
             f"{self.share(icl, self.icl_seconds):.1%}, without SimDual {self.share(icl, replica.parts['icl']):.1%}",
             f"peak memory: {replica.memory:.3g} GiB",
-            "seconds a seed by part (watched):",
+            "seconds a seed by part (profiled):",
         ]
         total = sum(replica.parts.values())
         for name, seconds in replica.parts.items():

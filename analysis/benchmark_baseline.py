@@ -2,18 +2,19 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
-from unittest import mock
 
+import numpy as np
 import torch
-from transformers import PreTrainedModel
 
-from analysis.benchmark_parts import Clock
+from analysis.benchmark_parts import synchronize
 from analysis.benchmark_setup import Setup
 from raydual.catalogue.entries import CATALOGUE
+from raydual.data.examples import demonstration_indices
 from raydual.measure.rows import Row
 from raydual.measure.seeds import SeedMeasurer
 from raydual.run_directory.directory import FAILED
@@ -31,97 +32,104 @@ Key = tuple[str, str, int]
 class BaselineTime:
     """Seconds a seed of the baseline.
 
-    `passes`: its forward passes that record, one for each condition and example. `words`: further passes, which label
-    words of several tokens take. `finetuning`: the training.
+    `passes`: its forward passes, one for each condition and example, and more for label words of several tokens.
+    `finetuning`: the training.
     """
 
     seconds: float
     passes: float
-    words: float
     finetuning: float
 
     @property
     def least(self) -> float:
         """Without metrics: what no plain implementation can do without."""
-        return self.passes + self.words + self.finetuning
+        return self.passes + self.finetuning
 
     def extrapolated(self, factor: float) -> "BaselineTime":
         """With `factor` times as many examples; fine-tuning does not grow with them."""
         rest = self.seconds - self.finetuning
-        return BaselineTime(rest * factor + self.finetuning, self.passes * factor, self.words * factor, self.finetuning)
+        return BaselineTime(rest * factor + self.finetuning, self.passes * factor, self.finetuning)
 
     def line(self) -> str:
         """One line for a person."""
         rest = self.seconds - self.least
         return (
-            f"baseline: {self.seconds:.4g} s a seed: one pass a condition and example {self.passes:.4g}, label words "
-            f"{self.words:.4g}, fine-tuning {self.finetuning:.4g}, what is computed from them {rest:.4g}"
+            f"baseline: {self.seconds:.4g} s a seed: one pass a condition and example {self.passes:.4g}, fine-tuning "
+            f"{self.finetuning:.4g}, what is computed from them {rest:.4g}"
         )
 
 
-def plain_seed(setup: Setup, seed: int, examples: int | None = None) -> Mapping[Key, float]:
+class Clock:
+    """Seconds by part."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Charge the block, and what the device does for it, to `name`."""
+        synchronize(self.device)
+        started = time.perf_counter()
+        yield
+        synchronize(self.device)
+        self.seconds[name] += time.perf_counter() - started
+
+
+def plain_seed(setup: Setup, seed: int, clock: Clock, examples: int | None = None) -> Mapping[Key, float]:
     """Every number of a seed, one prompt and one condition at a time; on the first `examples` if given."""
-    config, dataset = setup.config, setup.study.dataset
+    config, dataset, tokenizer = setup.config, setup.study.dataset, setup.loaded.tokenizer
     measured = dataset.measured if examples is None else dataset.measured.take(range(examples))
-    train, validation = (list(zip(part.queries, part.labels, strict=True)) for part in (dataset.train, measured))
-    return plain.measure_seed(
-        setup.loaded.model,
-        setup.loaded.tokenizer,
-        train,
-        validation,
-        # The queries are filled templates already.
-        TaskSettings(template="{text}", separator=config.task.separator, label_words=config.task.label_words),
-        seed,
-        config.demonstrations,
-        FinetuneSettings(**config.finetune.model_dump()),
-        plain.MeasureSettings(**config.measures.model_dump(exclude={"resamples", "own"})),
+    # The queries are filled templates already.
+    task = TaskSettings(template="{text}", separator=config.task.separator, label_words=config.task.label_words)
+    measures = plain.MeasureSettings(**config.measures.model_dump(exclude={"resamples", "own"}))
+    base = copy.deepcopy(setup.loaded.model).eval()
+    base.set_attn_implementation("eager")
+    chosen = dataset.train.take(demonstration_indices(seed, len(dataset.train), config.demonstrations))
+    demonstrations = list(zip(chosen.queries, chosen.labels, strict=True))
+    with clock.part("fine-tuning"):
+        # The plain loop trains the weights themselves, which takes float32.
+        whole = base if base.dtype == torch.float32 else copy.deepcopy(base).float()
+        settings = FinetuneSettings(**config.finetune.model_dump())
+        alone, tuned = plain.tune_on(whole, tokenizer, demonstrations, task, settings)
+        tuned.model.to(base.dtype)
+    with passes_timed(clock, base, tuned.model):
+        records = [
+            plain.record_example(base, tuned.model, tokenizer, alone, task, query, label, measures.keep_first_token)
+            for query, label in zip(measured.queries, measured.labels, strict=True)
+        ]
+    return plain.values_of(
+        plain.SeedRecord(alone, tuned, records), measures, np.random.default_rng(measures.noise_seed)
     )
+
+
+@contextmanager
+def passes_timed(clock: Clock, *models: torch.nn.Module) -> Iterator[None]:
+    """Charge every forward pass of the models to `passes`."""
+    running: list[AbstractContextManager[None]] = []
+
+    def before(*_: object) -> None:
+        running.append(clock.part("passes"))
+        running[-1].__enter__()
+
+    def after(*_: object) -> None:
+        running.pop().__exit__(None, None, None)
+
+    with ExitStack() as stack:
+        for model in models:
+            for handle in (model.register_forward_pre_hook(before), model.register_forward_hook(after)):
+                stack.callback(handle.remove)
+        yield
 
 
 def measure_baseline(setup: Setup, seeds: Sequence[int]) -> tuple[dict[int, Mapping[Key, float]], BaselineTime]:
     """The numbers of `seeds` and the seconds that a seed took, after a few untimed examples."""
-    clock = Clock(setup.loaded.device)
-    with _watched(clock, type(setup.loaded.model)):
-        plain_seed(setup, seeds[0], min(2, len(setup.queries)))
-        clock.seconds.clear()
-        with clock.part("rest"):
-            values = {seed: plain_seed(setup, seed) for seed in seeds}
-    by_part = {name: seconds / len(seeds) for name, seconds in clock.seconds.items()}
-    parts = (by_part.get(name, 0.0) for name in ("passes", "words", "fine-tuning"))
-    return values, BaselineTime(sum(by_part.values()), *parts)
-
-
-@contextmanager
-def _watched(clock: Clock, kind: type[PreTrainedModel]) -> Iterator[None]:
-    """Time the passes of the baseline's `kind` of model, and its fine-tuning, made to work in bfloat16 as well."""
-    tune, forward = clock.timed(_in_float32(plain.finetune), "fine-tuning"), kind.forward
-
-    def timed_forward(model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
-        # A training step's forward is part of the fine-tuning.
-        if clock.inside("fine-tuning"):
-            return forward(model, *args, **kwargs)
-        with clock.part("passes" if clock.inside("recording") else "words"):
-            return forward(model, *args, **kwargs)
-
-    with (
-        mock.patch.object(plain, "finetune", tune),
-        mock.patch.object(plain, "record", clock.timed(plain.record, "recording")),
-        mock.patch.object(kind, "forward", timed_forward),
-    ):
-        yield
-
-
-def _in_float32(tune: Callable) -> Callable:
-    """The plain fine-tuning on a float32 copy of the model, given back in the model's own dtype."""
-
-    def wrapped(model: PreTrainedModel, *args: Any) -> Any:
-        if model.dtype == torch.float32:
-            return tune(model, *args)
-        found = tune(copy.deepcopy(model).float(), *args)
-        found.model.to(model.dtype)
-        return found
-
-    return wrapped
+    device = setup.loaded.device
+    plain_seed(setup, seeds[0], Clock(device), min(2, len(setup.queries)))
+    clock = Clock(device)
+    with clock.part("whole"):
+        values = {seed: plain_seed(setup, seed, clock) for seed in seeds}
+    return values, BaselineTime(*(clock.seconds[part] / len(seeds) for part in ("whole", "passes", "fine-tuning")))
 
 
 @dataclass(frozen=True)

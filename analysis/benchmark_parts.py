@@ -1,21 +1,16 @@
 """Clocks of the benchmark: the machine's matmul rate, seconds by part, memory."""
 
-import functools
 import platform
 import resource
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
-
-import raydual.measure.seeds as replica_module
-from raydual.measure import chunk_metrics
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 PARTS = ("prefix", "icl", "simdual", "fine-tuning", "ft", "simdw", "metrics", "rest")
 """Where a replica's time goes.
@@ -49,74 +44,32 @@ def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
     return 2 * size**3 / min(seconds_of(lambda: a @ b, device)[0] for _ in range(repeats))
 
 
-class Clock:
-    """Seconds by part; time inside an inner part is not the outer one's."""
+def seconds_by_part(call: Callable[[], Any], device: torch.device) -> dict[str, float]:
+    """Seconds of a call in each of `PARTS`, from the ranges that it records (`torch.profiler.record_function`).
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._stack: list[str] = []
-        self._since = 0.0
-
-    def _charge(self) -> None:
-        synchronize(self.device)
-        now = time.perf_counter()
-        if self._stack:
-            self.seconds[self._stack[-1]] += now - self._since
-        self._since = now
-
-    def inside(self, name: str) -> bool:
-        """Whether a part is being timed, or one within it."""
-        return name in self._stack
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Charge the block to `name`."""
-        self._charge()
-        self._stack.append(name)
-        try:
-            yield
-        finally:
-            self._charge()
-            self._stack.pop()
-
-    def timed(self, function: Callable, name: str | Callable[..., str]) -> Callable:
-        """`function`, charged to `name`, or to what `name` makes of the call's keyword arguments."""
-
-        @functools.wraps(function)
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            with self.part(name if isinstance(name, str) else name(**kwargs)):
-                return function(*args, **kwargs)
-
-        return wrapped
-
-
-def _condition(prefix: Any = None, **_: Any) -> str:
-    return "ft" if prefix is None else "icl"
-
-
-WATCHED: dict[tuple[Any, str], str | Callable[..., str]] = {
-    (replica_module, "finetune"): "fine-tuning",
-    (replica_module, "encode_prefix"): "prefix",
-    (replica_module, "run_condition"): _condition,
-    (chunk_metrics, "simdw"): "simdw",
-    (replica_module, "context_updates"): "simdw",
-    (replica_module, "recorded_values"): "metrics",
-    (replica_module, "rank_metrics"): "metrics",
-    (replica_module.DualRecorder, "before_attention"): "simdual",
-    (replica_module.DualRecorder, "attention"): "simdual",
-}
-"""(place, name) of each function of the replica that is timed, and its part."""
-
-
-@contextmanager
-def watched(clock: Clock) -> Iterator[None]:
-    """Charge a replica's work inside the block to its parts, and what is none of them to `rest`."""
-    with ExitStack() as stack:
-        for (place, name), part in WATCHED.items():
-            stack.enter_context(mock.patch.object(place, name, clock.timed(getattr(place, name), part)))
-        stack.enter_context(clock.part("rest"))
-        yield
+    On CUDA a part has the seconds of its kernels, and `rest` is what the device was idle or did for none of them.
+    """
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    with profile(activities=activities, acc_events=True) as profiler:
+        total, _ = seconds_of(call, device)
+    seconds = dict.fromkeys(PARTS, 0.0)
+    ranges = [
+        event
+        for event in profiler.events() or ()
+        if event.is_user_annotation and event.name in seconds and event.device_type == DeviceType.CPU
+    ]
+    around: list[Any] = []
+    for event in sorted(ranges, key=lambda event: (event.time_range.start, -event.time_range.end)):
+        took = (event.device_time_total if device.type == "cuda" else event.cpu_time_total) / 1e6
+        seconds[event.name] += took
+        while around and around[-1].time_range.end <= event.time_range.start:
+            around.pop()
+        # What is within another part is not that one's own.
+        if around:
+            seconds[around[-1].name] -= took
+        around.append(event)
+    seconds["rest"] = total - sum(seconds.values())
+    return seconds
 
 
 def peak_memory(device: torch.device) -> float:

@@ -222,6 +222,7 @@ def test_the_summary_of_all_cells_says_which_row_is_whose(cells):
     assert len(table) == sum(cells.cell(name).summary().num_rows for name in cells.stored()["cells"])
 
 
+@pytest.mark.long
 def test_the_report_compares_along_the_axes_and_leads_to_each_cell(cells):
     assert report([str(cells.path)]) == 0
     page = cells.report_file.read_text(encoding="utf-8")

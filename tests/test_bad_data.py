@@ -2,15 +2,15 @@
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from raydual.data.examples import _hold_out, load_dataset
-from raydual.data.files import Table
-from raydual.settings.reading import load_config
+from raydual.data.examples import load_dataset
+from raydual.settings.reading import load_config, validate_config
 
 from .tiny import BASE
 
@@ -89,8 +89,11 @@ def table(rows, at=None, delimiter=",") -> bytes:
 
 def held_out_and_kept() -> tuple[int, int]:
     """Numbers of a row that is held out and of one that is trained on, both of them not where they'd be counted."""
-    kept, held_out = _hold_out(Table("", ("a",), {"a": list(range(60))}, range(1, 61)))
-    return held_out.rows[3], kept.rows[40]
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "d.csv").write_bytes(table(ROWS))
+        settings = {"name": "s", "task": "sst2", "data": f"{folder}/d.csv", "demonstrations": 4, "seeds": 1}
+        dataset = load_dataset(validate_config(settings, "test"))
+    return dataset.measured.rows[3], dataset.train.rows[40]
 
 
 HELD_OUT, KEPT = held_out_and_kept()

@@ -2,15 +2,17 @@
 
 import copy
 import csv
+import time
 
 import numpy as np
 import pytest
 import torch
+from torch.profiler import record_function
 from torch.utils.flop_counter import FlopCounterMode
 
 from analysis import benchmark, benchmark_setup
 from analysis.benchmark_baseline import RANDOM, compare
-from analysis.benchmark_parts import PARTS, Clock
+from analysis.benchmark_parts import PARTS, seconds_by_part
 from analysis.benchmark_setup import make_setup
 from raydual.data.tokens import encode
 from raydual.measure.seeds import SeedMeasurer
@@ -30,6 +32,7 @@ def small_shape(monkeypatch):
     monkeypatch.setitem(benchmark_setup.SHAPES, "qwen3-0.6b", benchmark_setup._sizes(64, 96, 28, 16))
 
 
+@pytest.mark.long
 def test_times_are_told_and_recorded_once_the_numbers_agree(tmp_path, capsys, small_shape):
     table = tmp_path / "benchmarks.csv"
     for model in ("embedded", "qwen3-0.6b-shape"):
@@ -130,14 +133,29 @@ def test_the_words_later_tokens_count_as_a_continuation():
     assert formula.rows([prompt], words, prefix=5).flops == expected
 
 
-def test_seconds_of_inner_parts_are_not_the_outer_ones(monkeypatch):
-    now = iter(range(100))
-    monkeypatch.setattr("analysis.benchmark_parts.time.perf_counter", lambda: float(next(now)))
-    clock = Clock(torch.device("cpu"))
-    with clock.part("outer"):
-        assert clock.timed(lambda x: x + 1, "inner")(1) == 2
-    assert clock.seconds == {"outer": 2.0, "inner": 1.0}
-    assert "rest" in PARTS
+def test_seconds_by_part_are_those_of_the_ranges_and_inner_ones_are_not_the_outer_ones():
+    def call():
+        with record_function("icl"):
+            time.sleep(0.02)
+            with record_function("simdual"):
+                time.sleep(0.5)
+        with record_function("another"):
+            time.sleep(0.05)
+
+    found = seconds_by_part(call, torch.device("cpu"))
+    assert list(found) == list(PARTS)
+    assert found["simdual"] >= 0.1
+    assert found["icl"] >= 0.02
+    assert found["rest"] >= 0.05
+    assert found["ft"] == 0
+    assert found["icl"] < found["rest"] < found["simdual"]
+
+
+def test_a_replica_records_every_part():
+    setup = make_setup(benchmark.parser().parse_args(SMALL))
+    replica = Replica(setup.loaded, setup.queries, setup.config)
+    found = seconds_by_part(lambda: replica.measure(setup.demonstrations([0])), setup.loaded.device)
+    assert all(seconds > 0 for seconds in found.values()), found
 
 
 def test_the_stand_in_tokenizer_tells_label_words_apart(small_shape):

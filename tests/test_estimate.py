@@ -109,7 +109,6 @@ def table(tmp_path, monkeypatch):
         writer.writeheader()
         writer.writerows(rows)
     monkeypatch.setattr(module, "TABLE", path)
-    monkeypatch.setattr(hardware_named, "__defaults__", (path,))
     return path
 
 

@@ -33,6 +33,7 @@ def room_for(most, seen):
     return function
 
 
+@pytest.mark.long
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 40), st.integers(1, 40), st.integers(1, 40))
 def test_every_item_is_done_once_in_order_whatever_memory_holds(count, size, most):
@@ -62,6 +63,7 @@ def test_other_errors_are_let_through():
         Groups(4).each([1], broken)
 
 
+@pytest.mark.long
 def test_a_bench_that_runs_out_of_memory_gives_the_same_rows(monkeypatch):
     laboratory = Laboratory(SETTINGS)
     study, tokenizer = laboratory.study, laboratory.loaded.tokenizer

@@ -132,6 +132,7 @@ def ranked_after_a_softmax(recording):
     return mean_over_layers(found), np.mean(weights[1] == 0)
 
 
+@pytest.mark.long
 def test_where_the_softmax_underflows_its_ranks_can_be_had_too(tmp_path):
     settings = {"task": "sst2", "split": {"measured": 12}, "demonstrations": 8, "finetune": {"learning_rate": 3.0}}
     taus, bounds = [], []  # noqa: F811

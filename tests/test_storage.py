@@ -80,6 +80,7 @@ def test_files_are_written_read_listed_and_removed(where):
         storage.read("d")
 
 
+@pytest.mark.long
 def test_a_run_is_the_same_wherever_it_lies(where, tmp_path):
     here = synthetic_run(tmp_path / "here", 5, 2, (4,))
     there = synthetic_run(where, 5, 2, (4,))
@@ -244,6 +245,7 @@ mount("-t", "tmpfs", "-o", "size=1m", "tmpfs")
 """
 
 
+@pytest.mark.long
 def test_a_full_disk_is_one_line_and_what_was_finished_is_kept(tmp_path):
     done = in_namespace(
         MOUNT
@@ -279,6 +281,7 @@ assert not [n for n in files() if n.endswith((".tmp", ".lock"))]
     assert all("--resume" in line for line in errors)
 
 
+@pytest.mark.long
 def test_a_disk_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "disk").mkdir()
     done = in_namespace(

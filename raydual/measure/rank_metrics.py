@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.profiler import record_function
 
 from raydual.catalogue.entries import CATALOGUE, Key
 from raydual.catalogue.marks import Measure, of_ranks
@@ -102,6 +103,7 @@ class Ranks:
     inputs: Ranked
 
 
+@record_function("metrics")
 def rank_metrics(
     functions: Sequence[Measure],
     chunk: Chunk,

@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.profiler import record_function
 from transformers import PreTrainedModel
 
 from raydual.catalogue.entries import Key
@@ -128,6 +129,7 @@ class Recordings:
         return {name: _aligned(x, self.chunk, name) for name, x in found.items()}
 
 
+@record_function("metrics")
 def recorded_values(functions: Sequence[Measure], found: Recordings) -> dict[Key, Float[Tensor, "G n ..."]]:
     """The metrics of recordings: `[G, n, layers]`, `[G, n]` of those without layers."""
     values: dict[Key, Tensor] = {}

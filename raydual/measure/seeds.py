@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from raydual.catalogue.entries import Key
 from raydual.catalogue.marks import Measure, Of
@@ -34,7 +35,10 @@ from raydual.settings.schema import Finetune, SweepConfig
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """The zero-shot outcome of each chunk, on the CPU: it depends on no seed, so all measurers of a model and its queries share one."""
+    """The zero-shot outcome of each chunk, on the CPU.
+
+    It depends on no seed, so that all measurers of a model and its queries share one.
+    """
 
     chunks: tuple[Outcome, ...]
 
@@ -74,11 +78,10 @@ class SeedMeasurer:
         """The zero-shot outcomes, for other measurers."""
         return ZeroShot(tuple(_to(outcome, torch.device("cpu")) for outcome in self.zero_shot))
 
-    def _run(self, chunk: Chunk, condition: str, seeds: int = 1, **prefix) -> Outcome:
-        rows = chunk.in_context if condition == "icl" else chunk.alone
-        return run_condition(
-            self.model, rows.repeat(seeds), self.queries.label_tokens, self.fields[condition], **prefix
-        )
+    def _run(self, chunk: Chunk, condition: str, seeds: int = 1) -> Outcome:
+        rows = chunk.alone.repeat(seeds)
+        with record_function(condition):
+            return run_condition(self.model, rows, self.queries.label_tokens, self.fields[condition])
 
     def measure(
         self,
@@ -215,7 +218,8 @@ class SeedMeasurer:
         """The in-context outcome of the chunk for all seeds, and SimDual `[G, n, layers]`."""
         rows = chunk.in_context.repeat(count)
         recorder = DualRecorder(self.fields["icl"], rows.last, stacks=tuned.stacks, real=rows.real)
-        outcome = run_condition(self.model, rows, self.queries.label_tokens, prefix=prefix, recorder=recorder)
+        with record_function("icl"):
+            outcome = run_condition(self.model, rows, self.queries.label_tokens, prefix=prefix, recorder=recorder)
         return outcome, torch.stack(recorder.simdual, dim=-1).view(count, len(chunk.index), -1)
 
     def _in_order(self, values: Mapping[Key, list[Tensor]]) -> dict[Key, np.ndarray]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.profiler import record_function
 from transformers import PreTrainedModel
 
 from raydual.measure.conditions import Chunk
@@ -42,6 +43,7 @@ class DualRecorder(Recorder):
     tuned: tuple[Tensor, Tensor] | None = None
     watches_inputs = True
 
+    @record_function("simdual")
     def before_attention(self, module: nn.Module, states: Tensor, rotary: Rotary) -> None:
         """Make the fine-tuned keys and values of the layer's own inputs."""
         key, value = (
@@ -50,6 +52,7 @@ class DualRecorder(Recorder):
         key = rotated(module, normed(module, KEY, key).transpose(1, 2), rotary, heads_axis=1)
         self.tuned = key, value.transpose(1, 2)
 
+    @record_function("simdual")
     def attention(
         self,
         module: nn.Module,
@@ -78,6 +81,7 @@ class DualRecorder(Recorder):
         self.simdual.append(cosine(by_context, by_tuning))
 
 
+@record_function("simdw")
 def context_updates(
     model: PreTrainedModel, inputs: Sequence[Float[Tensor, "G prefix hidden"]], real: Tensor
 ) -> list[Float[Tensor, "G kv_heads head_dim head_dim"]]:
@@ -85,6 +89,7 @@ def context_updates(
     return [_outer(block, {}, index, x, real) for index, (block, x) in enumerate(_blocks(model, inputs))]
 
 
+@record_function("simdw")
 def simdw(
     model: PreTrainedModel,
     chunk: Chunk,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.profiler import record_function
 from transformers import PreTrainedModel
 
 from raydual.data.prompts import DemonstrationSet
@@ -32,6 +33,7 @@ class Tuned:
     recordings: tuple[dict[str, Float[Tensor, "G layers _ width"]], ...]
 
 
+@record_function("fine-tuning")
 def finetune(
     model: PreTrainedModel,
     demonstrations: Sequence[DemonstrationSet],

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.profiler import record_function
 from transformers import PreTrainedModel
 
 from raydual.model.attention import Prefix
@@ -78,6 +79,7 @@ def logits(model: PreTrainedModel, states: Float[Tensor, "*rows hidden"]) -> Flo
     return unembedding(model)(states).float()
 
 
+@record_function("prefix")
 def encode_prefix(model: PreTrainedModel, prompts: Sequence[np.ndarray], recorder: Recorder | None = None) -> Prefix:
     """One pass over the demonstrations of G seeds; what later queries need of it are its keys and values."""
     rows = Rows.pad(prompts, model.device)

@@ -54,7 +54,7 @@ class Estimate:
         return _START_SECONDS + self.total.flops / (hardware.rate * hardware.share * replicas)
 
 
-def hardware_named(name: str | None, dtype: str, table: Path = TABLE) -> Hardware:
+def hardware_named(name: str | None, dtype: str) -> Hardware:
     """The latest measurement in the table of hardware whose name holds `name`, in the same dtype if there is one.
 
     Raises
@@ -62,7 +62,7 @@ def hardware_named(name: str | None, dtype: str, table: Path = TABLE) -> Hardwar
     UserError
         There is no such row; the message lists what there is.
     """
-    with table.open(encoding="utf-8") as file:
+    with TABLE.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     found = [row for row in rows if name is None or name.lower() in row["hardware"].lower()]
     if not found:
