@@ -36,9 +36,8 @@ def call(one: Measure, arguments: Sequence[Any], checked: Callable[[Measure, Any
         raise UserError(f"{where_raised(error, one.file)} (metric {one.metric.name!r})") from None
 
 
-def by_condition(one: Measure, result: Any) -> dict[str, Any]:
-    """A result by condition."""
-    conditions = one.metric.conditions
+def by_condition(one: Measure, result: Any, conditions: Sequence[str]) -> dict[str, Any]:
+    """A result by condition, checked to have all of them; of a single one it may be given alone."""
     found = dict(result) if isinstance(result, Mapping) else {conditions[0]: result} if len(conditions) == 1 else {}
     if set(found) != set(conditions):
         kind = f"those of {', '.join(map(str, found))}" if found else type(result).__name__
@@ -63,7 +62,7 @@ def arrays(
     """
 
     def checked(one: Measure, result: Any) -> dict[Key, Tensor]:
-        found = by_condition(one, result)
+        found = by_condition(one, result, one.metric.conditions)
         return {(one.metric.name, name): _array(one, x, tuple(shape), axes, sound) for name, x in found.items()}
 
     return call(one, arguments, checked)

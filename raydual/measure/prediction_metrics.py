@@ -54,25 +54,16 @@ class SeedPredictions:
         return {"zsl": self.zsl, "icl": self.icl, "ft": self.ft}
 
 
-def predicted_values(
-    functions: Sequence[Measure], found: SeedPredictions
-) -> Iterator[tuple[str, str, Value]]:  # fmt: skip
+def predicted_values(functions: Sequence[Measure], found: SeedPredictions) -> Iterator[tuple[str, str, Value]]:
     """(metric, condition, value) of every metric of predictions."""
 
     def checked(one: Measure, result: Any) -> dict[str, Value]:
-        split = {} if not one.metric.by_label else _split(one, result)
-        whole = by_condition(one, {k: x for k, x in result.items() if k not in split} if split else result)
-        return {name: _value(one, x, found.examples) for name, x in (whole | split).items()}
+        conditions = one.metric.conditions_with_labels(found.labels)
+        return {name: _value(one, x, found.examples) for name, x in by_condition(one, result, conditions).items()}
 
     for one in functions:
         for condition, value in call(one, (found,), checked).items():
             yield one.metric.name, condition, value
-
-
-def _split(one: Measure, result: Any) -> dict[str, Any]:
-    """The part of a result that is of single gold labels."""
-    conditions = {of_label(condition, -1).removesuffix("-1") for condition in one.metric.conditions}
-    return {name: x for name, x in result.items() if any(name.startswith(start) for start in conditions)}
 
 
 def _value(one: Measure, result: Any, examples: int) -> Value:

@@ -3,19 +3,24 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from raydual.catalogue.entries import CONDITIONS, PANELS, Catalogue, Metric, Panel
+from raydual.catalogue.entries import CONDITIONS, PANELS, Catalogue, Key, Metric, Panel
 from raydual.report import theme
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A metric under a condition in a panel: its short name, its colour, and whether others must stand beside it."""
+    """A metric under a condition in a panel: its short name, its colour, and whether it is there for others alone."""
 
     metric: Metric
     condition: str
     name: str
     colour: str
     baseline: bool
+
+    @property
+    def key(self) -> Key:
+        """The metric's name and the condition."""
+        return self.metric.name, self.condition
 
 
 def panels_over_seeds(catalogue: Catalogue) -> list[tuple[Panel, list[Drawn]]]:
@@ -27,14 +32,20 @@ def panels_over_seeds(catalogue: Catalogue) -> list[tuple[Panel, list[Drawn]]]:
 def panels_through_layers(catalogue: Catalogue) -> Iterator[tuple[str, list[Drawn]]]:
     """(title, what is drawn) of each panel through the layers: metrics with other baselines have one of their own."""
     for name, panel in PANELS.items():
-        drawn = [one for one in _drawn(catalogue, name) if one.metric.per_layer]
-        own = [one for one in drawn if not one.baseline]
-        by_baselines: dict[tuple, list[Drawn]] = {}
-        for one in own:
-            by_baselines.setdefault(one.metric.baselines, []).append(one)
-        for baselines, found in by_baselines.items():
-            beside = [one for one in drawn if one.baseline and (one.metric.name, one.condition) in baselines]
-            yield (panel.title if len(by_baselines) == 1 else found[0].metric.label), [*found, *beside]
+        groups = _by_baselines([one for one in _drawn(catalogue, name) if one.metric.per_layer])
+        for found in groups:
+            yield (panel.title if len(groups) == 1 else found[0].metric.label), found
+
+
+def _by_baselines(drawn: Sequence[Drawn]) -> list[list[Drawn]]:
+    """Those that stand beside the same baselines, followed by these."""
+    named = {baseline for one in drawn if not one.baseline for baseline in one.metric.baselines}
+    groups: dict[tuple[Key, ...], list[Drawn]] = {}
+    for one in drawn:
+        # A baseline that none of them names is drawn for itself.
+        if not one.baseline or one.key not in named:
+            groups.setdefault(one.metric.baselines, []).append(one)
+    return [[*found, *(one for one in drawn if one.key in keys and one not in found)] for keys, found in groups.items()]
 
 
 def has_negative(drawn: Sequence[Drawn]) -> bool:
@@ -45,7 +56,7 @@ def has_negative(drawn: Sequence[Drawn]) -> bool:
 def _drawn(catalogue: Catalogue, panel: str) -> list[Drawn]:
     baselines = catalogue.baselines()
     found = [
-        (metric, condition, (metric.name, condition) in baselines)
+        (metric, condition, (metric.name, condition) in baselines and not (metric.similarity and condition == "icl-ft"))
         for metric in catalogue.values()
         if metric.panel == panel
         for condition in metric.conditions

@@ -251,6 +251,7 @@ def _paired(
 def _headline(config: SweepConfig, buckets: Buckets, rows: list[Row]) -> Row:
     """What `summary.json` holds: the overall numbers, and how many seeds they rest on."""
     failed = {seed for seed, control, _ in buckets.failures if control == NO_CONTROL}
+    catalogue = config.catalogue
     kept = ("metric", "condition", "control", "n", "undefined", "mean", "sd", "median", "ci_low", "ci_high")
     return {
         "name": config.name,
@@ -261,7 +262,7 @@ def _headline(config: SweepConfig, buckets: Buckets, rows: list[Row]) -> Row:
             "failed": [{"seed": s, "control": control, "reason": why} for s, control, why in buckets.failures],
         },
         "metrics": [
-            {"label": config.catalogue[row["metric"]].label} | {key: _plain(row[key]) for key in kept}
+            {"label": catalogue[row["metric"]].label} | {key: _plain(row[key]) for key in kept}
             for row in rows
             if row["layer"] == OVERALL
         ],
