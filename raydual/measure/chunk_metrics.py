@@ -69,11 +69,14 @@ def _update_metrics(
 def _map_metrics(chunk: Chunk, zsl: dict, icl: dict, ft: dict) -> dict[Key, Float[Tensor, "G n layers"]]:
     """SimAM and ΔSimAM, before and after the softmax."""
     scores = {"zsl": zsl["scores_query"][None], "icl": icl["scores_query"], "ft": ft["scores_query"]}
+    own, share = _own_softmax(scores["icl"], chunk.in_context.real), (1 - icl["context_mass"])[..., None]
     weights = {
         "zsl": _own_softmax(scores["zsl"], chunk.alone.real),
-        "icl": _own_softmax(scores["icl"], chunk.in_context.real) * (1 - icl["context_mass"])[..., None],
+        "icl": own * share,
         "ft": _own_softmax(scores["ft"], chunk.alone.real),
     }
+    # No cosine depends on the share that is left to a head's own tokens, unless it is rounded to 0.
+    direction = _aligned(own * torch.where(share > 0, share, 1.0), chunk, "icl")
     s_zsl, s_icl, s_ft = (_aligned(scores[name], chunk, name) for name in ("zsl", "icl", "ft"))
     # A difference that is rounding alone must be 0, or ΔSimAM would be the cosine of noise.
     same = chunk.same_in_first_layer[None, :, None]
@@ -83,8 +86,8 @@ def _map_metrics(chunk: Chunk, zsl: dict, icl: dict, ft: dict) -> dict[Key, Floa
         ("simam", "icl-ft"): simam(s_icl, s_ft),
         ("simam", "icl-zsl"): simam(s_icl, s_zsl),
         ("delta_simam", "icl-ft"): simam(s_icl, s_ft, s_zsl),
-        ("simam_softmax", "icl-ft"): simam(w_icl, w_ft),
-        ("simam_softmax", "icl-zsl"): simam(w_icl, w_zsl),
+        ("simam_softmax", "icl-ft"): simam(direction, w_ft),
+        ("simam_softmax", "icl-zsl"): simam(direction, w_zsl),
         ("delta_simam_softmax", "icl-ft"): simam(w_icl, w_ft, w_zsl),
     }
 
