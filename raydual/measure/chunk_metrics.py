@@ -53,7 +53,7 @@ def changes_of_maps(found: Recordings) -> Layers:
 @of_recordings(CATALOGUE["simam_softmax"])
 def weights(found: Recordings) -> dict[str, Layers]:
     """SimAM after the softmax."""
-    return _similar(found.weights)
+    return _similar(found.directions)
 
 
 @of_recordings(CATALOGUE["delta_simam_softmax"])

@@ -120,13 +120,30 @@ class Recordings:
     @cached_property
     def weights(self) -> dict[str, Float[Tensor, "_ n layers heads pairs"]]:
         """By condition: the attention weights of the aligned tokens, in context those of the whole prompt."""
-        alone, in_context = self.chunk.alone.real, self.chunk.in_context.real
+        alone = self.chunk.alone.real
         found = {
             "zsl": _own_softmax(self.zsl["scores_query"], alone),
-            "icl": _own_softmax(self.icl["scores_query"], in_context) * (1 - self.icl["context_mass"])[..., None],
+            "icl": self._own_in_context * self._own_share,
             "ft": _own_softmax(self.ft["scores_query"], alone),
         }
         return {name: _aligned(x, self.chunk, name) for name, x in found.items()}
+
+    @cached_property
+    def directions(self) -> dict[str, Float[Tensor, "_ n layers heads pairs"]]:
+        """`weights` for cosines: no cosine depends on the share that a head leaves to its own tokens.
+
+        Where float32 rounds that share to 0, the weights stand as if it were 1.
+        """
+        share = torch.where(self._own_share > 0, self._own_share, 1.0)
+        return self.weights | {"icl": _aligned(self._own_in_context * share, self.chunk, "icl")}
+
+    @property
+    def _own_in_context(self) -> Float[Tensor, "G n layers heads tokens"]:
+        return _own_softmax(self.icl["scores_query"], self.chunk.in_context.real)
+
+    @property
+    def _own_share(self) -> Float[Tensor, "G n layers heads 1"]:
+        return (1 - self.icl["context_mass"])[..., None]
 
 
 @record_function("metrics")
