@@ -271,6 +271,12 @@ def test_every_family_has_a_tiny_model():
     assert tiny.FAMILIES.keys() == FAMILIES.keys() == {over.get("family", "qwen3") for over in ANATOMIES.values()}
 
 
+def test_every_family_is_in_the_docs():
+    lines = (Path(__file__).parent.parent / "sweeps" / "README.md").read_text(encoding="utf-8").splitlines()
+    for family in FAMILIES.values():
+        assert any(line.startswith(f"| {family.title} | `{family.model_type}` |") for line in lines), family.title
+
+
 @pytest.fixture
 def broken(sound, tmp_path):
     def make(change: Change, kind: str = "plain") -> Path:

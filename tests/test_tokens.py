@@ -5,7 +5,7 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import normalizers, pre_tokenizers
+from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from raydual.data.examples import Examples
 from raydual.data.prompts import encode_demonstrations, encode_queries, label_tokens
@@ -144,6 +144,19 @@ def test_label_words_and_separators_that_merge_with_what_is_before_them_are_refu
     message = told(encode_queries, joining, task, validation)
     assert "merges characters across the boundary" in message
     assert "task.separator: with ''" in message
+
+
+@pytest.mark.parametrize(("by", "separator"), [("normalizer", " "), ("normalizer", "\n"), ("pre_tokenizer", "\n")])
+def test_a_tokenizer_that_puts_a_space_before_every_text_is_refused(by, separator):
+    like_llama_2 = tokenizers.Tokenizer(models.BPE())
+    if by == "normalizer":
+        like_llama_2.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        like_llama_2.pre_tokenizer = pre_tokenizers.Metaspace()
+    like_llama_2.train_from_iterator(tiny_texts(), trainers.BpeTrainer(vocab_size=300, show_progress=False))
+    validation = Examples((TEMPLATE.format(text="dull"),), (0,))
+    message = told(encode_queries, like_llama_2, task_with(separator=separator), validation)
+    assert "model: its tokenizer puts a space before every text (as Llama 2's does)" in message
 
 
 @each_tokenizer

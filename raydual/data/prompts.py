@@ -102,7 +102,8 @@ def encode_queries(
     Raises
     ------
     UserError
-        The tokenizer merges characters across the boundary between a demonstration and the query.
+        The tokenizer merges characters across the boundary between a demonstration and the query, or puts a space
+        before every text.
     """
     alone = encode(tokenizer, examples.queries)
     lead = len(task.separator)
@@ -113,13 +114,13 @@ def encode_queries(
         separators.add(tuple(tokens.ids[~own].tolist()))
         in_context.append(tokens.select(own).relative_to(lead, lead + len(query)))
     if len(separators) != 1:
-        raise _boundary_error(task)
+        raise _boundary_error(tokenizer, task)
     for word in task.label_words:
         before = encode(tokenizer, [f" {word}"])[0]
         after = encode(tokenizer, [f" {word}{task.separator}{query}" for query in examples.queries])
         for part, whole in zip(joined, after, strict=True):
             if not np.array_equal(np.concatenate([before.ids, part.ids]), whole.ids):
-                raise _boundary_error(task)
+                raise _boundary_error(tokenizer, task)
     pairs = [align(a, b, keep_first) for a, b in zip(alone, in_context, strict=True)]
     return Queries(
         alone=tuple(tokens.ids for tokens in alone),
@@ -132,11 +133,23 @@ def encode_queries(
     )
 
 
-def _boundary_error(task: Task) -> UserError:
+def _boundary_error(tokenizer: tokenizers.Tokenizer, task: Task) -> UserError:
+    if _puts_something_first(tokenizer):
+        return UserError(
+            "model: its tokenizer puts a space before every text (as Llama 2's does), so that a query has other tokens "
+            "alone than after demonstrations; take another model, or ' ' as task.separator if it is not"
+        )
     return UserError(
         f"task.separator: with {task.separator!r} this model's tokenizer merges characters across the boundary "
         "between a demonstration and the query; use a separator that starts with a space or a newline"
     )
+
+
+def _puts_something_first(tokenizer: tokenizers.Tokenizer) -> bool:
+    text = "it" if tokenizer.normalizer is None else tokenizer.normalizer.normalize_str("it")
+    if tokenizer.pre_tokenizer is not None:
+        text = tokenizer.pre_tokenizer.pre_tokenize_str(text)[0][0]
+    return text != "it"
 
 
 def encode_demonstrations(
