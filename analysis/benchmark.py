@@ -126,10 +126,10 @@ def measure_replica(setup: Setup, seeds: int) -> tuple[list[Row], ReplicaTime]:
         torch.cuda.reset_peak_memory_stats(device)
     groups = batches(seeds, config.execution.seeds_per_batch)
     tokenizing, sets = seconds_of(lambda: [setup.demonstrations(group) for group in groups], device)
-    replica = SeedMeasurer(setup.loaded, setup.queries, config)
-    if failed := failed_seeds(replica.measure(sets[0])):
+    warm, replica = (SeedMeasurer(setup.loaded, setup.queries, config) for _ in range(2))
+    if failed := failed_seeds(warm.measure(sets[0])):
         raise UserError("\n".join(failed))
-    once, replica = seconds_of(lambda: SeedMeasurer(setup.loaded, setup.queries, config), device)
+    once, _ = seconds_of(lambda: replica.zero_shot, device)
     seconds, rows = seconds_of(lambda: [row for batch in sets for row in replica.measure(batch)], device)
     if failed := failed_seeds(rows):
         raise UserError("\n".join(failed))

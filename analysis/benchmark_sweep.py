@@ -54,7 +54,8 @@ def batches(seeds: int, size: int) -> list[list[int]]:
 def replica_seconds(setup: Setup, seeds: int) -> float:
     """Seconds that a replica of this process takes for the zero-shot pass and the seeds, batch after batch."""
     device, execution = setup.loaded.device, setup.config.execution
-    zero_shot, replica = seconds_of(lambda: SeedMeasurer(setup.loaded, setup.queries, setup.config), device)
+    replica = SeedMeasurer(setup.loaded, setup.queries, setup.config)
+    zero_shot, _ = seconds_of(lambda: replica.zero_shot, device)
     seconds = 0.0
     for batch in batches(seeds, execution.seeds_per_batch):
         sets = setup.demonstrations(batch)

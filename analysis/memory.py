@@ -91,7 +91,9 @@ def measure_and_tell(seeds: int, at_once: int = _BATCH) -> None:
         {"task": "sst2", "split": {"measured": 100}, "finetune": {"learning_rate": 1.0}, "seeds": seeds}
     )
     for start in range(0, seeds, at_once):
-        laboratory.replica.measure([laboratory.demonstrations(s) for s in range(start, min(start + at_once, seeds))])
+        laboratory.seed_measurer.measure(
+            [laboratory.demonstrations(s) for s in range(start, min(start + at_once, seeds))]
+        )
     print(f"replica after {seeds} seeds: peak {peak_mib():.0f} MiB", flush=True)
 
 

@@ -153,7 +153,7 @@ def test_seconds_by_part_are_those_of_the_ranges_and_inner_ones_are_not_the_oute
 
 def test_a_replica_records_every_part():
     setup = make_setup(benchmark.parser().parse_args(SMALL))
-    replica = Replica(setup.loaded, setup.queries, setup.config)
+    replica = SeedMeasurer(setup.loaded, setup.queries, setup.config)
     found = seconds_by_part(lambda: replica.measure(setup.demonstrations([0])), setup.loaded.device)
     assert all(seconds > 0 for seconds in found.values()), found
 

@@ -104,8 +104,8 @@ def by_hand(found: dict) -> dict:
 
 
 def test_a_step_that_no_longer_fits_the_code_is_noticed(tmp_path):
-    (tmp_path / "raydual" / "tasks").mkdir(parents=True)
     for name, _, _ in steps("Adding a control"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("other = 1\n", encoding="utf-8")
     with pytest.raises(AssertionError, match="is not there once"):
         follow("Adding a control", tmp_path)

@@ -130,11 +130,12 @@ def test_the_memory_formula_bounds_what_a_seed_really_takes():
 
     laboratory = Laboratory({**SETTINGS, "demonstrations": 16, "split": {"measured": 64}})
     sets = [laboratory.demonstrations(seed) for seed in range(4)]
-    replica = laboratory.replica
+    seeds = laboratory.seed_measurer
+    assert seeds.zero_shot, "made once, before"
     formula = MemoryFormula(Shape.of(laboratory.loaded.model.config.to_dict()), 4, 64)
-    estimate = sum(formula.seed(len(s.prefix), replica.queries.longest, laboratory.settings) for s in sets)
+    estimate = sum(formula.seed(len(s.prefix), seeds.queries.longest, laboratory.settings) for s in sets)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        replica.measure(sets)
+        seeds.measure(sets)
     events = sorted(
         (e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns()
     )

@@ -1,1 +1,1 @@
-"""What is decided before anything is computed: cost, layout of replicas, which seeds go on. No torch, no ray."""
+"""The pure rules of a run: what it costs, how replicas lie, which seeds go on, how far it is. No torch, no ray."""

@@ -5,16 +5,23 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raydual.catalogue.entries import CATALOGUE, OVERALL, Catalogue
-from raydual.cluster.gauges import Gauges
 from raydual.console import say
 from raydual.run_directory.directory import FAILED, NO_CONTROL
 
 _QUIET_SECONDS = 15.0
+
+
+class Board(Protocol):
+    """Where named values are shown."""
+
+    def set(self, name: str, value: float, **tags: str) -> None:
+        """Show a value."""
 
 
 def earlier(catalogue: Catalogue) -> tuple[list[str], pc.Expression]:
@@ -36,7 +43,7 @@ class StageProgress:
     """
 
     def __init__(
-        self, title: str, total: int, gauges: Gauges | None = None, out: Callable[[str], None] = say,
+        self, title: str, total: int, gauges: Board | None = None, out: Callable[[str], None] = say,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self.title, self.total, self.gauges, self.out, self.clock = title, total, gauges, out, clock
@@ -92,7 +99,7 @@ class MeasureNews:
 
     def __init__(
         self,
-        gauges: Gauges,
+        gauges: Board,
         asked: Mapping[str, int],
         earlier: pa.Table | None = None,
         catalogue: Catalogue = CATALOGUE,
