@@ -10,13 +10,14 @@ from raydual.catalogue.entries import CATALOGUE, CONDITIONS, FAMILIES, PANELS, C
 from raydual.catalogue.marks import Measure, of_predictions, of_ranks, of_recordings, of_values
 from raydual.commands.metrics import commands
 from raydual.measure.functions import _MODULES, BUILTIN, matched
+from raydual.measure.rows import Row
 from raydual.report import theme, write_report
 from raydual.report.controls import control_figure
 from raydual.report.data import RunData
 from raydual.report.distributions import distribution_figure
 from raydual.report.layers import layer_figure
 from raydual.report.panels import panels_over_seeds, panels_through_layers
-from raydual.run_directory.directory import measurement_table
+from raydual.run_directory.directory import MEASUREMENTS, measurement_table
 from raydual.statistics.reduce import reduce_run
 
 from .synthetic import control_rows, synthetic_run
@@ -125,3 +126,7 @@ def test_any_number_of_metrics_and_panels_is_laid_out(tmp_path, more):
 
 def figured(catalogue):
     return [(catalogue[name], condition) for name, condition in catalogue.in_figures()]
+
+
+def test_rows_have_the_columns_of_their_schema():
+    assert list(Row.__annotations__) == MEASUREMENTS.names

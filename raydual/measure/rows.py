@@ -1,7 +1,7 @@
 """From the values of examples to the rows of a seed."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from jaxtyping import Float
@@ -10,7 +10,19 @@ from raydual.catalogue.entries import OVERALL
 from raydual.catalogue.marks import Value
 from raydual.run_directory.directory import FAILED, NO_CONTROL
 
-Row = dict[str, Any]
+
+class Row(TypedDict):
+    """A measured number, as the measurements' schema has it (`run_directory/schemas.py` describes each column)."""
+
+    seed: int
+    control: str
+    metric: str
+    condition: str
+    layer: int
+    value: float
+    examples: int
+    undefined: int
+    reason: str | None
 
 
 def row(

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -191,6 +191,6 @@ def units_of(table: pa.Table) -> set[Unit]:
     return set(zip(unique["seed"].to_pylist(), unique["control"].to_pylist(), strict=True))
 
 
-def measurement_table(rows: Iterable[dict[str, Any]] | Iterator[dict[str, Any]]) -> pa.Table:
+def measurement_table(rows: Iterable[Mapping[str, object]]) -> pa.Table:
     """Rows, as dictionaries with the columns of `MEASUREMENTS`, as a table."""
     return pa.Table.from_pylist(list(rows), schema=MEASUREMENTS)
