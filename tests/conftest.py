@@ -5,6 +5,7 @@ import random
 import secrets
 import sys
 import time
+from collections import Counter
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -20,6 +21,14 @@ from .tiny import save_tiny
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("raydual", deadline=None)
 hypothesis.settings.load_profile("raydual")
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take long come first, so that in the end no process waits for another one's."""
+    took = Counter()
+    for item in items:
+        took[item.path] += 3 * bool(item.get_closest_marker("ray")) + bool(item.get_closest_marker("long"))
+    items.sort(key=lambda item: -took[item.path])
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ def test_a_disk_without_room_for_the_rows_is_told_in_one_line(run):
     program = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from raydual import buckets\n"
+        "from raydual.statistics import buckets\n"
         "from raydual.errors import exit_on_user_error\n"
         "from raydual.run_directory.directory import RunDirectory\n"
         "buckets._SCATTERED_ROWS, buckets._HELD_ROWS = 50, 300\n"
