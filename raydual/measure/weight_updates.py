@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from raydual.measure.conditions import Chunk
 from raydual.metrics.similarity import cosine
 from raydual.model.anatomy import KEY, VALUE
-from raydual.model.attention import Part, Prefix, attend
+from raydual.model.attention import LayerAttention, attend
 from raydual.model.modules import (
     Rotary,
     attention_blocks,
@@ -53,30 +53,22 @@ class DualRecorder(Recorder):
         self.tuned = key, value.transpose(1, 2)
 
     @record_function("simdual")
-    def attention(
-        self,
-        module: nn.Module,
-        query: Float[Tensor, "batch heads queries head_dim"],
-        key: Float[Tensor, "batch kv_heads keys head_dim"],
-        scaling: float,
-        own: Part,
-        demonstrations: Part | None,
-        prefix: Prefix | None,
-    ) -> None:
+    def attention(self, layer: LayerAttention) -> None:
         """Keep the last row of a layer's attention, and compare the two updates."""
-        super().attention(module, query, key, scaling, own, demonstrations, prefix)
-        assert demonstrations is not None, "the in-context pass has demonstrations"
+        super().attention(layer)
+        assert layer.demonstrations is not None, "the in-context pass has demonstrations"
         assert self.tuned is not None, "set before the attention"
         assert self.real is not None, "set by whoever makes the recorder"
-        last = self._at_last(query, token_axis=2)[:, :, None]
+        last = self._at_last(layer.query, token_axis=2)[:, :, None]
         hidden = torch.zeros(self.real.shape, device=last.device).masked_fill(
             ~self.real, torch.finfo(torch.float32).min
         )
-        tuned_out = attend(last, *self.tuned, hidden[:, None, None], scaling).out[:, :, 0].float()
-        own_out = self._at_last(own.out, token_axis=2).float()
-        weight = output_weight(module)
+        tuned_out = attend(last, *self.tuned, hidden[:, None, None], layer.scaling).out[:, :, 0].float()
+        own_out = self._at_last(layer.own.out, token_axis=2).float()
+        weight = output_weight(layer.module)
         by_tuning, by_context = (
-            change.flatten(1) @ weight.T for change in (tuned_out - own_out, self.context_change(own, demonstrations))
+            change.flatten(1) @ weight.T
+            for change in (tuned_out - own_out, self.context_change(layer.own, layer.demonstrations))
         )
         self.simdual.append(cosine(by_context, by_tuning))
 

@@ -50,21 +50,25 @@ class Part:
     log_mass: Float[Tensor, "batch heads queries"]
 
 
+@dataclass(frozen=True)
+class LayerAttention:
+    """The attention of one layer in one pass: its block `module`, what went in, and its two parts."""
+
+    module: nn.Module
+    query: Float[Tensor, "batch heads queries head_dim"]
+    key: Float[Tensor, "batch kv_heads queries head_dim"]
+    scaling: float
+    own: Part
+    demonstrations: Part | None
+    prefix: Prefix | None
+
+
 @runtime_checkable
 class AttentionRecorder(Protocol):
     """What wants to see the attention of each layer as it is computed."""
 
-    def attention(
-        self,
-        module: nn.Module,
-        query: Float[Tensor, "batch heads queries head_dim"],
-        key: Float[Tensor, "batch kv_heads queries head_dim"],
-        scaling: float,
-        own: Part,
-        demonstrations: Part | None,
-        prefix: Prefix | None,
-    ) -> None:
-        """Called once a layer, in order; `module` is the layer's attention block."""
+    def attention(self, layer: LayerAttention) -> None:
+        """Called once a layer, in order."""
 
 
 def attend(
@@ -157,7 +161,7 @@ def dual_attention_forward(
         weight = torch.sigmoid(demonstrations.log_mass - own.log_mass).to(out.dtype)[..., None]
         out = torch.lerp(own.out, demonstrations.out, weight)
     if recorder is not None:
-        recorder.attention(module, query, key, scaling, own, demonstrations, prefix)
+        recorder.attention(LayerAttention(module, query, key, scaling, own, demonstrations, prefix))
     return out.transpose(1, 2), None
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from raydual.model.attention import Part, Prefix
+from raydual.model.attention import LayerAttention, Part
 from raydual.model.modules import Rotary, attention_block, attention_inputs, hook_points, layer_index, output_weight
 
 MODULE_FIELDS = ("attn_out", "hidden", "query", "query_normed", "attn_in")
@@ -63,33 +63,24 @@ class Recorder:
         index = self.last.view(-1, *[1] * (x.ndim - 1))
         return x.take_along_dim(index, dim=token_axis).squeeze(token_axis)
 
-    def attention(
-        self,
-        module: nn.Module,
-        query: Float[Tensor, "batch heads queries head_dim"],
-        key: Float[Tensor, "batch kv_heads keys head_dim"],
-        scaling: float,
-        own: Part,
-        demonstrations: Part | None,
-        prefix: Prefix | None,
-    ) -> None:
+    def attention(self, layer: LayerAttention) -> None:
         """Keep the last row of a layer's attention."""
         if not set(self.fields) & set(ATTENTION_FIELDS):
             return
-        last = self._at_last(query, token_axis=2).detach().float()
+        last = self._at_last(layer.query, token_axis=2).detach().float()
         if "scores_query" in self.fields:
-            scores = _scores(last, key.detach().float()) * scaling
-            places = torch.arange(key.shape[2], device=key.device)
+            scores = _scores(last, layer.key.detach().float()) * layer.scaling
+            places = torch.arange(layer.key.shape[2], device=layer.key.device)
             self.layers["scores_query"].append(scores * (places <= self.last[:, None])[:, None])  # type: ignore[index]
-        if demonstrations is None or prefix is None:
+        if layer.demonstrations is None or layer.prefix is None:
             return
         if "scores_demo" in self.fields:
-            keys = prefix.keys[layer_index(module)].detach().float()
-            scores = _scores(last, keys) * scaling
-            real = torch.arange(keys.shape[2], device=keys.device) < prefix.lengths[:, None]
+            keys = layer.prefix.keys[layer_index(layer.module)].detach().float()
+            scores = _scores(last, keys) * layer.scaling
+            real = torch.arange(keys.shape[2], device=keys.device) < layer.prefix.lengths[:, None]
             rows = len(last) // len(keys)
             self.layers["scores_demo"].append(scores * real.repeat_interleave(rows, 0)[:, None])
-        self._merge(module, own, demonstrations)
+        self._merge(layer.module, layer.own, layer.demonstrations)
 
     def _merge(self, module: nn.Module, own: Part, demonstrations: Part) -> None:
         if "context_mass" in self.fields:
