@@ -132,7 +132,7 @@ def _fetched(load: Callable[[], Found], repository: Repository, what: str) -> Fo
                 return _from_hub(load, repository, name, heard)
             if found := _from_cache(load):
                 if not _told_offline():
-                    _note(f"the Hugging Face hub does not answer ({reason}): {name} is taken from the cache")
+                    _note(f"the Hugging Face hub does not answer ({reason}); from the cache: {name}")
                 return found[0]
             if _told_offline():
                 break
@@ -149,7 +149,7 @@ def _from_hub(load: Callable[[], Found], repository: Repository, name: str, hear
         raise _explained(error, repository) from None
     # `datasets` takes what it has whenever the hub refuses.
     if any("latest cached version" in line for line in heard):
-        _note(f"the Hugging Face hub does not give {name} any more: it is taken from the cache")
+        _note(f"the Hugging Face hub does not give it any more; from the cache: {name}")
     return found
 
 

@@ -16,7 +16,6 @@ from transformers import AutoModelForCausalLM
 from raydual.model.anatomy import FAMILIES, expected_shapes
 from raydual.model.checkpoint import read_config
 from raydual.model.loading import load_model
-from raydual.model.source import ModelSource
 
 from . import tiny
 from .test_tasks import told
@@ -412,11 +411,3 @@ def test_the_headers_are_read_without_torch_and_fast(sound):
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-def test_a_model_of_the_hub_is_checked_where_it_is_loaded(broken, monkeypatch):
-    model = broken(sharded(lambda m: (m / SHARDS[0]).unlink()))
-    monkeypatch.setattr("raydual.model.source.model_file", lambda which, name: model / name)
-    monkeypatch.setattr("raydual.model.source.model_files", lambda which: {file.name for file in model.iterdir()})
-    ModelSource("someone/model").check()
-    assert f"has no {SHARDS[0]}" in told(load_model, "someone/model")

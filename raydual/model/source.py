@@ -53,12 +53,7 @@ class ModelSource:
             It is not there, or the hub is out of reach.
         """
         if self.directory is None:
-            try:
-                return model_file(self.repository, name)
-            except NotThereError:
-                raise UserError(
-                    f"model: {self.name!r} on the Hugging Face hub has no {name}{_HINTS.get(name, '')}"
-                ) from None
+            return self._from_hub(name)
         if not is_directory(self.directory):
             raise UserError(f"model: {self.directory} is not a directory")
         path = self.directory / name
@@ -123,20 +118,26 @@ class ModelSource:
         check_weights(directory, self.config())
         return directory
 
+    def _from_hub(self, name: str) -> Path:
+        try:
+            return model_file(self.repository, name)
+        except NotThereError:
+            raise UserError(
+                f"model: {self.name!r} on the Hugging Face hub has no {name}{_HINTS.get(name, '')}"
+            ) from None
+
     def _fetched_weights(self) -> Path:
         """The folder of the cache that holds every file of a hub model's weights."""
-        model = replace(self.repository, revision=self.commit())
-        try:
-            return model_file(model, SINGLE).parent
-        except NotThereError:
-            pass
-        try:
-            index = model_file(model, INDEX)
-        except NotThereError:
-            raise UserError(no_weights(f"{self.name!r} on the Hugging Face hub")) from None
-        for name in named_files(index):
-            model_file(model, name)
-        return index.parent
+        pinned = replace(self, revision=self.commit())
+        for whole in (SINGLE, INDEX):
+            try:
+                found = model_file(pinned.repository, whole)
+            except NotThereError:
+                continue
+            for name in named_files(found) if whole == INDEX else ():
+                pinned._from_hub(name)
+            return found.parent
+        raise UserError(no_weights(f"{self.name!r} on the Hugging Face hub"))
 
 
 _HINTS = {"tokenizer.json": "; save the model's fast tokenizer there with `save_pretrained`"}
