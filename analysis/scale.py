@@ -24,7 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from analysis.memory import made_up_batches, peak_gib
+from analysis.memory import made_up_batches, peak_mib
 from raydual.cluster.halving import Halving
 from raydual.loading import validate_config
 from raydual.measure.study import Study
@@ -83,13 +83,13 @@ def run_and_tell(path: Path, seeds: int, layers: int, batch: int) -> None:
         assert len(run.finished()) == seeds
     with times.of("reduce"):
         reduce_run(run)
-    peak = peak_gib()
+    peak = peak_mib()
     with times.of("report"):
         write_report(run)
     size = sum(file.stat().st_size for file in run.measurements.iterdir())
     parts = " | ".join(f"{1000 * times.processor[part] / seeds:.3f}" for part in _PARTS)
     print(
-        f"| {seeds:,} | {parts} | {times.clock['reduce']:.0f} s | {peak:.2f}, {peak_gib():.2f} GiB "
+        f"| {seeds:,} | {parts} | {times.clock['reduce']:.0f} s | {peak / 1024:.2f}, {peak_mib() / 1024:.2f} GiB "
         f"| {size / 2**20:.0f} MiB in {-(-seeds // batch):,} |",
         flush=True,
     )
