@@ -89,11 +89,13 @@ class Laboratory:
 
     def demonstrations(self, seed: int, control: str = MEASUREMENT.name) -> DemonstrationSet:
         """The tokenized demonstrations of a seed, checked to fit into the model's context."""
-        found = self.study.demonstrations(self.loaded.tokenizer, seed, control_named(control))
-        reason = too_long(found, self.queries, self.loaded.model.config.max_position_embeddings)
+        return self._fitting(self.study.demonstrations(self.loaded.tokenizer, seed, control_named(control)))
+
+    def _fitting(self, demonstrations: DemonstrationSet) -> DemonstrationSet:
+        reason = too_long(demonstrations, self.queries, self.loaded.model.config.max_position_embeddings)
         if reason:
-            raise UserError(f"seed {seed}: {reason}; take fewer demonstrations")
-        return found
+            raise UserError(f"seed {demonstrations.seed}: {reason}; take fewer demonstrations")
+        return demonstrations
 
     def select(self) -> Iterator[tuple[int, float]]:
         """(seed, in-context accuracy on the selection examples) of every seed that the sweep names, as computed."""
@@ -110,9 +112,10 @@ class Laboratory:
         UserError
             The seed cannot be measured, with the reason, or there is no such control.
         """
-        self.demonstrations(seed, control)
         unit = self.study.unit(seed, control_named(control), self.seeds)
-        rows = self.measurer.measure(unit.control, [self.study.case(self.loaded.tokenizer, unit)])
+        case = self.study.case(self.loaded.tokenizer, unit)
+        self._fitting(case.context)
+        rows = self.measurer.measure(unit.control, [case])
         if rows[0]["metric"] == FAILED:
             raise UserError(f"seed {seed}: {rows[0]['reason']}")
         return rows
