@@ -153,7 +153,10 @@ def test_a_run_directory_brings_the_settings_that_its_search_chose(sweep, tmp_pa
     [
         (["simaou", "nowhere.yaml"], "nowhere.yaml: cannot read the sweep file"),
         (["simaou", "--seed", "-1"], "--seed -1: a seed is 0 or greater"),
-        (["simaou", "--set", "demonstrations=1000"], "the context of embedded holds"),
+        (
+            ["simaou", "--set", "demonstrations=1000", "--set", "seeds=2", "--set", "search.seeds=null"],
+            "the context of embedded holds",
+        ),
         (["simaou", "--set", "finetune.learning_rate=1e42"], "finetune.learning_rate: input should be less than"),
         (["select", "--set", "search={}", "--set", "split.selection=0"], "there are no examples to select seeds on"),
     ],

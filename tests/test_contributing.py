@@ -72,6 +72,7 @@ def package(tmp_path_factory):
     return root, follow("Adding a task", root), follow("Adding a control", root)
 
 
+@pytest.mark.long
 def test_a_task_and_a_control_are_added_by_the_page_alone(package, inputs):
     root, task, control = package
     assert len(task) == 1
