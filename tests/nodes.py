@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,25 +68,37 @@ class Nodes:
     """A cluster of nodes of (CPUs, GPUs in name); the first one is the head, where the sweep runs."""
 
     def __init__(self, nodes: Sequence[tuple[float, int]]) -> None:
-        from ray.cluster_utils import Cluster
-
         (cpus, gpus), *others = nodes
+        self._host = subprocess.Popen(
+            [sys.executable, "-m", "tests.cluster_host"], cwd=ROOT, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
         head = {"num_cpus": cpus, "num_gpus": gpus, "object_store_memory": _STORE, "include_dashboard": False}
-        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.address = self._order("start", **head)
         self.others = [self.add(*node) for node in others]
 
-    def add(self, cpus: float, gpus: int, **more: Any) -> Any:
-        """One more node; `more` are Ray's settings of it."""
-        return self.cluster.add_node(num_cpus=cpus, num_gpus=gpus, object_store_memory=_STORE, **more)
+    def _order(self, order: str, **arguments: Any) -> Any:
+        assert self._host.stdin
+        assert self._host.stdout
+        print(json.dumps([order, arguments]), file=self._host.stdin, flush=True)
+        answer = self._host.stdout.readline()
+        assert answer, f"the cluster's process has ended ({self._host.poll()})"
+        return json.loads(answer)
 
-    def kill(self, node: Any) -> None:
+    def add(self, cpus: float, gpus: int, **more: Any) -> int:
+        """One more node."""
+        return self._order("add", num_cpus=cpus, num_gpus=gpus, object_store_memory=_STORE, **more)
+
+    def kill(self, node: int) -> None:
         """A node is gone from one moment to the next, with all that ran on it."""
-        self.cluster.remove_node(node, allow_graceful=False)
+        self._order("kill", node=node)
 
-    @property
-    def address(self) -> str:
-        """Where the sweep finds it."""
-        return self.cluster.address
+    def shutdown(self) -> None:
+        """End all nodes."""
+        with self._host as host:
+            assert host.stdin
+            host.stdin.close()
+            host.wait(timeout=60)
 
 
 @contextlib.contextmanager
@@ -96,7 +109,7 @@ def nodes(kinds: Sequence[tuple[float, int]], faults: Sequence[Mapping[str, Any]
         try:
             yield started
         finally:
-            started.cluster.shutdown()
+            started.shutdown()
 
 
 @contextlib.contextmanager

@@ -284,7 +284,7 @@ def test_each_node_loads_from_its_own_cache(offered, tmp_path):
             refused = user.sweep("sst2", "refused", "controls={}", address=cluster.address)
         finally:
             os.environ.pop("HF_ENDPOINT")
-            cluster.cluster.shutdown()
+            cluster.shutdown()
     assert refused.returncode == 2, refused.stdout + refused.stderr
     assert not tracebacks(refused.stdout + refused.stderr)
     assert refused.stderr.splitlines()[-1].startswith(f"error: model: '{MODEL}' is gated on the Hugging Face hub")

@@ -9,13 +9,7 @@ from .nodes import autoscaled, nodes
 from .sweeping import Sweeping, measured_files, tiny_settings, wait_for
 from .tolerance import Rounding, assert_same_run
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.ray,
-    # Ray's own cluster for tests leaves pipes and sockets to the garbage collector.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 NODE_KILLS = 5
 SMALL = {"controls": {"other_seed": True, "untrained": True, "seeds": 4}}

@@ -154,7 +154,7 @@ def test_a_second_signal_ends_it_at_once(sweep, plain):
             process.send_signal(signal.SIGINT)
         sent = time.monotonic()
         out, error = process.communicate(timeout=60)
-    assert time.monotonic() - sent < 3
+    assert time.monotonic() - sent < 8
     assert process.returncode == 130
     assert not tracebacks(out + error)
     assert error.splitlines()[-1].startswith("stopped")
