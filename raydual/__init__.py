@@ -5,7 +5,7 @@ is quick.
 """
 
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 _WHERE = {
@@ -61,7 +61,10 @@ __all__ = sorted([*_WHERE, "__version__"])
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return version("raydual")
+        try:
+            return version("raydual")
+        except PackageNotFoundError:
+            return "(a checkout that is not installed)"
     if name not in _WHERE:
         raise AttributeError(f"module 'raydual' has no attribute {name!r}")
     return getattr(import_module(_WHERE[name]), name)

@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+import raydual
 from raydual.commands import checking, metrics, one_seed, planning, reporting, sweeping
 from raydual.errors import UserError, exit_on_user_error
 from raydual.process.stopping import received, stoppable
@@ -53,9 +54,7 @@ class Typed:
 
 def _say_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        print(f"{PROGRAM} {version(PROGRAM)}")
+        print(f"{PROGRAM} {raydual.__version__}")
         raise typer.Exit
 
 
