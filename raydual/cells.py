@@ -30,6 +30,7 @@ from raydual.run_directory.storage import RESUME, storage_at
 from raydual.run_directory.tables import read_table, table_bytes
 from raydual.settings.reading import Sweep
 from raydual.statistics.bootstrap import Bootstrap
+from raydual.statistics.family import decide
 from raydual.statistics.over_seeds import compare_all, holm
 
 Row = dict[str, Any]
@@ -42,6 +43,8 @@ ALONG_AXES = pa.schema(
         *(COMPARISONS.field(name) for name in ("metric", "condition", "n", "difference", "ci_low", "ci_high", "above")),
         pa.field("p", pa.float64(), False, {"description": "Wilcoxon's signed-rank test, two-sided"}),
         pa.field("p_holm", pa.float64(), False, {"description": "corrected over all pairs of cells of an axis"}),
+        COMPARISONS.field("p_max_t"),
+        COMPARISONS.field("p_equivalent"),
     ]
 )
 """The overall metrics of every cell minus those of the cell with the axis's first value, paired over seeds."""
@@ -189,16 +192,19 @@ def _along_axes(directory: CellsDirectory, stored: dict[str, Any]) -> Iterator[R
     seeds = {name: _by_seed(directory.cell(name)) for name in stored["cells"]}
     config = directory.cell(next(iter(stored["cells"]))).config()
     bootstrap = Bootstrap(config.measures.resamples, config.measures.noise_seed)
-    keys = [(metric.name, condition) for metric in config.catalogue.values() for condition in metric.conditions]
+    keys = [(metric, condition) for metric in config.catalogue.values() for condition in metric.conditions]
+    everyone = sorted({seed for of_cell in seeds.values() for values in of_cell.values() for seed in values})
     for axis, values in stored["axes"].items():
         pairs = list(pairs_along(axis, values, stored["cells"]))
-        for metric, condition in keys:
-            differences = [_differences(seeds[a], seeds[b], (metric, condition)) for a, b in pairs]
-            found = compare_all(differences, bootstrap)
-            corrected = holm(np.array([comparison.p for comparison in found]))
-            for (cell, reference), comparison, p in zip(pairs, found, corrected.tolist(), strict=True):
-                place = {"axis": axis, "cell": cell, "reference": reference, "metric": metric, "condition": condition}
-                yield {**place, **asdict(comparison), "p_holm": p}
+        for metric, condition in keys if pairs else ():
+            key = (metric.name, condition)
+            differences = np.array([_differences(seeds[a], seeds[b], key, everyone) for a, b in pairs])
+            found = compare_all(list(differences), bootstrap)
+            decisions = decide(differences, config.measures.margin_of(metric), bootstrap.seed)
+            corrected = holm(np.array([comparison.p for comparison in found])).tolist()
+            for (cell, reference), comparison, p, decision in zip(pairs, found, corrected, decisions, strict=True):
+                place = {"axis": axis, "cell": cell, "reference": reference, "metric": key[0], "condition": condition}
+                yield {**place, **asdict(comparison), "p_holm": p, **asdict(decision)}
 
 
 def _by_seed(run: RunDirectory) -> dict[tuple[str, str], dict[int, float]]:
@@ -211,7 +217,7 @@ def _by_seed(run: RunDirectory) -> dict[tuple[str, str], dict[int, float]]:
     return found
 
 
-def _differences(first: dict, second: dict, key: tuple[str, str]) -> np.ndarray:
-    """One value minus the other, for the seeds that both cells measured."""
+def _differences(first: dict, second: dict, key: tuple[str, str], seeds: list[int]) -> np.ndarray:
+    """One value minus the other for each of the seeds; NaN where a cell did not measure it."""
     own, reference = first.get(key, {}), second.get(key, {})
-    return np.array([own[seed] - reference[seed] for seed in sorted(own.keys() & reference.keys())], dtype=float)
+    return np.array([own.get(seed, np.nan) - reference.get(seed, np.nan) for seed in seeds], dtype=float)

@@ -1,5 +1,7 @@
 """Settings: what is read is what was written, and every mistake is one line that names its place."""
 
+import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raydual.catalogue.entries import CATALOGUE
 from raydual.errors import UserError
 from raydual.files import SWEEPS
 from raydual.settings.reading import dump_config, load_config, load_sweep, validate_config
@@ -142,6 +145,22 @@ def test_the_fingerprint_changes_with_what_is_measured_and_with_nothing_else(swe
     assert same == load_config(sweep_file).fingerprint()
     for override in ("demonstrations=31", "finetune.epochs=2", "task.separator=x", "measures.noise_seed=1"):
         assert load_config(sweep_file, [override]).fingerprint() != same
+
+
+def test_a_margin_belongs_to_the_fingerprint_and_its_default_leaves_that_of_older_runs(sweep_file):
+    config = load_config(sweep_file)
+    settings = config.model_dump(mode="json", exclude={"execution": True, "name": True, "measures": {"margin", "own"}})
+    older = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    assert config.fingerprint() == load_config(sweep_file, ["measures.margin=0.05"]).fingerprint() == older
+    assert load_config(sweep_file, ["measures.margin=0.02"]).fingerprint() != older
+
+
+def test_a_margin_is_a_share_of_the_largest_value(sweep_file):
+    measures = load_config(sweep_file, ["measures.margin=0.02"]).measures
+    margins = {name: measures.margin_of(CATALOGUE[name]) for name in ("accuracy", "simdual", "rec2ftp", "update_norm")}
+    assert margins == pytest.approx(
+        {"accuracy": 0.02, "simdual": 0.02, "rec2ftp": 2.0, "update_norm": float("nan")}, nan_ok=True
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""What the report says of controls: above, below, or not distinguishable, and on an untrained model the last."""
+"""What the report says of controls: above, below, equivalent, undecided, or that it cannot be told."""
 
 import html
 import re
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -10,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from raydual.catalogue.entries import OVERALL
 from raydual.one_seed.laboratory import Laboratory
 from raydual.report import write_report
-from raydual.report.standing import ABOVE, ALIKE, BELOW, verdict
+from raydual.report.standing import ABOVE, BELOW, EQUIVALENT, SIGNS, UNDECIDED, UNTELLABLE, UNTESTED, verdict
 from raydual.run_directory.directory import RunDirectory, measurement_table
 from raydual.settings.controls import MEASUREMENT, control_named
 from raydual.settings.reading import validate_config
@@ -38,8 +39,9 @@ def with_controls(path, seeds=12, **shifts):
 
 
 def standing_of(text, metric):
-    """The signs of a metric's row in the first table."""
-    return re.search(rf"{metric} [−.\d]+ \[[^]]*\]((?: [▲▼≈])+)", text)[1].split()
+    """The signs of a metric's row in the first table, each beside its number of pairs."""
+    cells = re.search(rf"{metric} [−.\d]+ \[[^]]*\]((?: [▲▼≈?∅=] n = \d+)+)", text)[1]
+    return re.findall(f"[{''.join(SIGNS.values())}](?= n)", cells)
 
 
 def test_a_similarity_that_is_above_all_is_said_to_be(tmp_path):
@@ -53,11 +55,39 @@ def test_a_similarity_that_is_above_all_is_said_to_be(tmp_path):
         assert control_named(name).description in text
 
 
-@pytest.mark.parametrize(("shift", "sign"), [(0.0, "≈"), (-0.3, "▼")])
-def test_one_null_that_does_as_well_is_enough_to_deny_it(tmp_path, shift, sign):
+@pytest.mark.parametrize(
+    ("shift", "sign", "said"),
+    [(0.0, "≈", r"equivalent \(within ±0.05\) to Other seed"), (-0.3, "▼", "below Other seed")],
+)
+def test_one_null_that_does_as_well_is_enough_to_deny_it(tmp_path, shift, sign, said):
     text = text_of(with_controls(tmp_path / "r", random_step=0.3, other_seed=shift))
     assert "No similarity is above all of its nulls and controls" in text
     assert standing_of(text, "SimDual")[-1] == sign
+    assert re.search(rf"SimDual [^:]*: above [^.;]*Random step[^:]*{said}", text)
+
+
+@pytest.mark.parametrize(("seeds", "sign"), [(5, "∅"), (6, "▲"), (8, "▲")])
+def test_what_so_few_seeds_cannot_tell_is_not_denied(tmp_path, seeds, sign):
+    shifts = {f"permutation_{number}": 0.3 for number in range(1, 10)}
+    text = text_of(with_controls(tmp_path / "r", seeds, other_seed=0.3, **shifts))
+    assert standing_of(text, "SimDual")[-1] == sign
+    assert ("cannot be told with 5 seeds against Zero, Other seed" in text) == (seeds == 5)
+    assert ("No similarity is shown to be above" in text) == (seeds == 5)
+    assert "No similarity is above" not in text
+
+
+def test_what_is_equal_by_construction_is_not_tested(tmp_path):
+    run = with_controls(tmp_path / "r", random_step=0.3, labels_flipped=0.3)
+    text = text_of(run)
+    assert "equal by construction n = 12" in text
+    rows = {
+        (r["condition"], r["baseline_control"]): r for r in run.comparisons().to_pylist() if r["metric"] == "accuracy"
+    }
+    for condition, tested in (("zsl", []), ("icl", ["labels_flipped"]), ("ft", ["random_step", "labels_flipped"])):
+        for control in ("random_step", "labels_flipped"):
+            row = rows[condition, control]
+            assert np.isnan([row["p_max_t"], row["p_equivalent"]]).all() == (control not in tested)
+            assert not np.isnan(row["p_holm"])
 
 
 def test_without_controls_that_break_the_link_the_report_asks_for_them(tmp_path):
@@ -65,24 +95,33 @@ def test_without_controls_that_break_the_link_the_report_asks_for_them(tmp_path)
     assert "No control that breaks the link was run" in text
 
 
+NAN = float("nan")
+
+
 @pytest.mark.parametrize(
     ("compared", "draws_models", "expected"),
     [
         ({}, False, ABOVE),
-        ({"p_holm": 0.06}, False, ALIKE),
-        ({"p_holm": float("nan")}, False, ALIKE),
-        ({"ci_low": -0.1}, False, ALIKE),
+        ({"p_equivalent": 0.01}, False, ABOVE),
+        ({"p_max_t": 0.06}, False, UNDECIDED),
+        ({"p_max_t": 0.06, "p_equivalent": 0.01}, False, EQUIVALENT),
+        ({"p_max_t": 0.06, "p_equivalent": NAN}, False, UNDECIDED),
+        ({"p_max_t": NAN, "p_equivalent": NAN}, False, UNTESTED),
+        ({"ci_low": -0.1}, False, UNDECIDED),
         ({"ci_low": -0.3, "ci_high": -0.1}, False, BELOW),
-        ({"n": 1}, False, ALIKE),
+        ({"n": 1, "p_max_t": 1.0, "ci_low": NAN, "ci_high": NAN}, False, UNTELLABLE),
+        ({"n": 5, "p_max_t": 0.0625}, False, UNTELLABLE),
+        ({"n": 5, "p_max_t": 0.0625, "p_equivalent": 0.03}, False, EQUIVALENT),
+        ({"n": 6, "p_max_t": 0.0625}, False, UNDECIDED),
         ({"above": 0.9}, False, ABOVE),
-        ({"above": 0.9}, True, ALIKE),
+        ({"above": 0.9}, True, UNDECIDED),
         ({"above": 0.98}, True, ABOVE),
-        ({"ci_low": -0.3, "ci_high": -0.1, "above": 0.1}, True, ALIKE),
+        ({"ci_low": -0.3, "ci_high": -0.1, "above": 0.1}, True, UNDECIDED),
         ({"ci_low": -0.3, "ci_high": -0.1, "above": 0.0}, True, BELOW),
     ],
 )
 def test_the_verdict_needs_interval_and_test_and_for_drawn_models_the_share_of_them(compared, draws_models, expected):
-    row = {"n": 30, "p_holm": 0.01, "ci_low": 0.1, "ci_high": 0.3, "above": 0.99}
+    row = {"n": 30, "p_max_t": 0.01, "p_equivalent": 0.9, "ci_low": 0.1, "ci_high": 0.3, "above": 0.99}
     assert verdict({**row, **compared}, draws_models) == expected
 
 
@@ -97,6 +136,7 @@ def test_overall_rows_are_corrected_for_the_number_of_controls(tmp_path):
     assert [row["baseline_control"] for row in rows] == ["random_step", "other_seed", "untrained"]
     assert min(rows, key=lambda row: row["p"])["p_holm"] == pytest.approx(3 * min(row["p"] for row in rows))
     assert all(row["p_holm"] >= row["p"] for row in rows)
+    assert min(row["p_max_t"] for row in rows) == 2 / 2**12
 
 
 def test_on_an_untrained_model_the_report_says_that_nothing_was_learnt(tmp_path):
@@ -129,5 +169,5 @@ def test_on_an_untrained_model_the_report_says_that_nothing_was_learnt(tmp_path)
         rows = measurer.measure(control, [laboratory.study.case(tokenizer, unit) for unit in units])
         run.write_measurements(measurement_table(rows))
     text = text_of(run)
-    assert "No similarity is above all of its nulls and controls" in text
-    assert "Not distinguishable from, or below, at least one null or control" in text
+    assert re.search("No similarity is (shown to be )?above all of its nulls and controls", text)
+    assert "Above every null" not in text

@@ -17,7 +17,7 @@ from raydual.report import theme
 from raydual.report.data import Row, RunData
 from raydual.report.page import environment
 from raydual.report.published import published_by_task
-from raydual.report.standing import ALIKE, SIGNS, verdict
+from raydual.report.standing import ABOVE, BELOW, SIGNS, UNTELLABLE, verdict
 from raydual.report.words import digits_of, interval, number, p_value, with_interval
 
 _COLOURS = ("#3b2f8f", "#d55e00", "#009e73", "#0072b2", "#cc79a7", "#e69f00", "#56b4e9", "#6b7280")
@@ -85,6 +85,7 @@ def write_cells_report(directory: CellsDirectory) -> Path | str:
             name=directory.stored()["name"],
             findings=list(_findings(data)),
             axes=list(map(short, data.axes)),
+            margin=next(iter(data.cells.values())).config.measures.margin,
             columns=[_column(data.catalogue[name], condition) for name, condition in data.keys],
             table=[_cell_row(data, name) for name in data.cells],
             figures=figures,
@@ -119,7 +120,7 @@ def _findings(data: CellsData) -> Iterator[str]:
     yield f"{len(data.cells)} cells: {axes}."
     for axis, values in data.axes.items():
         for row in (row for row in data.comparisons if row["axis"] == axis):
-            if verdict(row) == ALIKE:
+            if verdict(row) not in (ABOVE, BELOW):
                 continue
             metric = data.catalogue[row["metric"]]
             digits, others = digits_of(metric), data.others(axis, row["cell"])
@@ -129,10 +130,13 @@ def _findings(data: CellsData) -> Iterator[str]:
                 at = f"at {short(axis)} {values[0]}"
                 yield (
                     f"{metric.label}, {CONDITIONS[row['condition']]}: from {with_interval(first, digits)} {at}"
-                    f" to {with_interval(found, digits)} at {value} {p_value(row['p_holm'])}"
+                    f" to {with_interval(found, digits)} at {value} {p_value(row['p_max_t'])}"
                     f"{f', {others}' if others else ''}."
                 )
-        if len(values) > 1 and all(verdict(r) == ALIKE for r in data.comparisons if r["axis"] == axis):
+        answers = {verdict(row) for row in data.comparisons if row["axis"] == axis}
+        if len(values) > 1 and answers == {UNTELLABLE}:
+            yield f"Along {short(axis)} nothing can be told with so few seeds."
+        elif len(values) > 1 and not answers & {ABOVE, BELOW}:
             yield f"Along {short(axis)} no change can be told from chance."
 
 
@@ -163,7 +167,7 @@ def _difference(data: CellsData, row: Row) -> dict[str, str]:
     digits = digits_of(data.catalogue[row["metric"]])
     if not row["n"]:
         return {"difference": number(None), "sign": "", "test": "no seed has both"}
-    test = f"{interval(row, digits)} {p_value(row['p_holm'])}" if row["n"] > 1 else "one seed"
+    test = f"{interval(row, digits)} {p_value(row['p_max_t'])}, n = {row['n']}" if row["n"] > 1 else "one seed"
     return {"difference": number(row["difference"], digits), "sign": SIGNS[verdict(row)], "test": test}
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from raydual.catalogue.entries import CONDITIONS, OF_ZERO_SHOT, Metric
 from raydual.report import theme
 from raydual.report.data import Row, RunData
-from raydual.report.standing import SIGNS, standings, verdict
+from raydual.report.standing import ABOVE, BELOW, SIGNS, UNTESTED, Judged, is_within_margin, standings, verdict
 from raydual.report.words import digits_of, interval, number, p_value
 from raydual.settings.controls import MEASUREMENT, Control
 
@@ -58,7 +58,7 @@ def _draw(axis: Axes, title: str, rows: Sequence[Row | None], controls: Sequence
 
 
 def standing_table(data: RunData) -> dict[str, Any]:
-    """Columns, and for each similarity its mean and a sign for each column that it was compared with."""
+    """Columns, and for each similarity its mean, and sign and n for each column that it was compared with."""
     found = standings(data)
     columns = list(dict.fromkeys(name for standing in found for name in standing.verdicts))
     rows = [
@@ -66,20 +66,25 @@ def standing_table(data: RunData) -> dict[str, Any]:
             "label": s.metric.label,
             "mean": number(s.row["mean"]),
             "interval": interval(s.row),
-            "signs": [SIGNS[s.verdicts[name]] if name in s.verdicts else "" for name in columns],
+            "cells": [_judged(s.verdicts.get(name)) for name in columns],
         }
         for s in found
     ]
-    return {"columns": columns, "rows": rows}
+    return {"columns": columns, "rows": rows, "margin": data.config.measures.margin}
+
+
+def _judged(judged: Judged | None) -> dict[str, str]:
+    return {"sign": SIGNS[judged.verdict], "n": f"n = {judged.n}"} if judged else {"sign": "", "n": ""}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A control's mean, and how the measurement differs from it."""
+    """A control's mean, and how the measurement differs from it, over how many seeds."""
 
     mean: str
     sign: str
     difference: str
+    n: str
 
 
 def control_table(data: RunData) -> list[dict[str, Any]]:
@@ -102,10 +107,19 @@ def _cells(data: RunData, metric: Metric, condition: str) -> Iterator[Cell]:
         row = data.control_values.get((metric.name, condition, control.name))
         compared = data.control_comparisons.get((metric.name, condition, control.name))
         if row is None or compared is None or not compared["n"]:
-            yield Cell("-", "", "")
+            yield Cell("-", "", "", "")
             continue
-        difference = f"{number(compared['difference'], digits)} {interval(compared, digits)}"
-        if compared["n"] > 1:
-            difference += f" {p_value(compared['p_holm'])}"
-        sign = SIGNS[verdict(compared, control.draws_models)]
-        yield Cell(number(row["mean"], digits), sign, difference)
+        answer = verdict(compared, control.draws_models)
+        yield Cell(
+            number(row["mean"], digits), SIGNS[answer], _difference(compared, answer, digits), f"n = {compared['n']}"
+        )
+
+
+def _difference(compared: Row, answer: str, digits: int) -> str:
+    """The difference of the measurement from a control, or why there is none to test."""
+    if answer == UNTESTED:
+        return UNTESTED
+    difference = f"{number(compared['difference'], digits)} {interval(compared, digits)}"
+    if compared["n"] > 1:
+        difference += f" {p_value(compared['p_max_t'])}"
+    return difference + (", within the margin" if answer in (ABOVE, BELOW) and is_within_margin(compared) else "")

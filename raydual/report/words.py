@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from raydual.catalogue.entries import Metric
 from raydual.report.data import Row, RunData
-from raydual.report.standing import Standing, standings
+from raydual.report.standing import ABOVE, BELOW, EQUIVALENT, UNDECIDED, UNTELLABLE, Standing, standings
 
 DASH = "-"
 
@@ -35,8 +35,9 @@ def with_interval(row: Row, digits: int = 3) -> str:
 
 
 def with_difference(compared: Row, digits: int = 3) -> str:
-    """A paired difference, its interval and its p-value."""
-    return f"{number(compared['difference'], digits)} {interval(compared, digits)} {p_value(compared['p'])}"
+    """A paired difference, its interval, its p-value and the number of pairs."""
+    difference = f"{number(compared['difference'], digits)} {interval(compared, digits)}"
+    return f"{difference} {p_value(compared['p'])}, n = {compared['n']}"
 
 
 def findings(data: RunData) -> Iterator[str]:
@@ -67,21 +68,25 @@ def _over(seeds: int) -> str:
 
 
 def standing_lines(data: RunData) -> Iterator[str]:
-    """Which similarities are above everything that they were compared with, and which are not."""
+    """Which similarities are above everything that they were compared with, and what is known of the others."""
     found = standings(data)
     if not found:
         return
-    passed = [s for s in found if s.above_all]
+    passed, failed = [s for s in found if s.above_all], [s for s in found if not s.above_all]
     if passed:
-        yield f"Above every null and control that it was compared with: {_names(passed)}."
-    else:
+        yield f"Above every null and control that it was compared with: {'; '.join(map(_named, passed))}."
+    elif all(s.is_refuted for s in failed):
         yield (
             "No similarity is above all of its nulls and controls: nothing here tells the effect from what the same "
             "pipeline gives without a learnt link between context and fine-tuning."
         )
-    failed = [s for s in found if not s.above_all]
-    if failed:
-        yield f"Not distinguishable from, or below, at least one null or control (see the table): {_names(failed)}."
+    else:
+        yield (
+            "No similarity is shown to be above all of its nulls and controls, and of some it is not known whether "
+            "they are (see the table): that is no evidence that they are not."
+        )
+    for standing in failed:
+        yield f"{_named(standing)}: {_in_words(data, standing)}."
     if not any(control.is_null for control in data.controls):
         yield (
             "No control that breaks the link was run (untrained models, random steps, fine-tuning on another seed's "
@@ -89,8 +94,29 @@ def standing_lines(data: RunData) -> Iterator[str]:
         )
 
 
-def _names(found: list[Standing]) -> str:
-    return "; ".join(f"{standing.metric.label} {with_interval(standing.row)}" for standing in found)
+def _named(standing: Standing) -> str:
+    return f"{standing.metric.label} {with_interval(standing.row)}"
+
+
+def _in_words(data: RunData, standing: Standing) -> str:
+    """What a similarity is above, below and so on."""
+    margin = number(data.config.measures.margin_of(standing.metric), 2)
+    words = {
+        ABOVE: "above",
+        BELOW: "below",
+        EQUIVALENT: f"equivalent (within ±{margin}) to",
+        UNDECIDED: "undecided against",
+    }
+    parts = [f"{said} {', '.join(names)}" for answer, said in words.items() if (names := standing.having(answer))]
+    few: dict[int, list[str]] = {}
+    for name in standing.having(UNTELLABLE):
+        few.setdefault(standing.verdicts[name].n, []).append(name)
+    parts += [f"cannot be told with {_seeds(n)} against {', '.join(names)}" for n, names in few.items()]
+    return "; ".join(parts)
+
+
+def _seeds(n: int) -> str:
+    return "1 seed" if n == 1 else f"{n} seeds"
 
 
 def p_value(p: float) -> str:

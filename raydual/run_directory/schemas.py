@@ -49,8 +49,16 @@ COMPARISONS = pa.schema(
         pa.field("above", pa.float64(), False, {"description": "share of seeds with a greater value; a tie is half"}),
         pa.field("p", pa.float64(), False, {"description": "Wilcoxon's signed-rank test, two-sided"}),
         pa.field("p_holm", pa.float64(), False, {"description": "corrected over layers; overall: over controls"}),
+        pa.field(
+            "p_max_t", pa.float64(), False,
+            {"description": "sign-flip max-T, corrected like p_holm; NaN: no seed, or equal by construction"},
+        ),
+        pa.field(
+            "p_equivalent", pa.float64(), False,
+            {"description": "two one-sided tests, corrected by Holm; NaN: as p_max_t, or without a margin"},
+        ),
     ]
-)
+)  # fmt: skip
 """Every metric against its baselines, and against itself in every control, paired over seeds."""
 
 SEED_SEARCH = pa.schema(

@@ -32,6 +32,17 @@ class Control:
         """Whether every seed has a model of its own, while the measured model is a single one."""
         return self.weights != "trained"
 
+    def changes(self, condition: str) -> bool:
+        """Whether anything can differ in a condition: `zsl`, `icl`, `ft` or two of them (`icl-ft`)."""
+        own_words = self.labels == "abstract"
+        context = own_words or self.labels != "true" or self.order > 0
+        changed = {
+            "zsl": self.draws_models or own_words,
+            "icl": self.draws_models or context,
+            "ft": self.draws_models or context or self.tuned_on == "other" or self.step != "set",
+        }
+        return any(changed[arm] for arm in condition.split("-"))
+
     @property
     def is_null(self) -> bool:
         """Whether nothing that was learnt links the context with what stands for fine-tuning."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -166,9 +167,17 @@ class Measures(Settings):
     kendall_softmax: Flag = Field(default=False, description="rank after a softmax in float64, as Dai's code does")
     resamples: Annotated[int, Field(strict=True, ge=100, le=1_000_000)] = 9999
     noise_seed: Index = 0
+    margin: Annotated[float, Field(strict=True, gt=0, lt=1)] = Field(
+        default=0.05, description="differences below this share of a metric's largest value count as none that matters"
+    )
     own: Annotated[OwnMetrics | None, BeforeValidator(_read_own)] = Field(
         default=None, description="a Python file with metrics (docs/own_metric.md)"
     )
+
+    def margin_of(self, metric: Metric) -> float:
+        """The margin of equivalence in a metric's own unit; NaN for one without bounds."""
+        low, high = metric.bounds
+        return math.nan if low is None or high is None else self.margin * max(abs(low), abs(high))
 
 
 class Controls(Settings):
@@ -305,8 +314,13 @@ class SweepConfig(Settings):
         return CATALOGUE.with_own(self.measures.own.metrics) if self.measures.own else CATALOGUE
 
     def fingerprint(self) -> str:
-        """A hash of all settings that a measured number can depend on (not of `execution` and `name`)."""
+        """A hash of all settings that a measured number can depend on (not of `execution` and `name`).
+
+        A margin is part of it, since it must be stated before the run; the default is left out, as in older versions.
+        """
         settings = self.model_dump(mode="json", exclude={"execution", "name"})
+        if settings["measures"]["margin"] == Measures.model_fields["margin"].default:
+            del settings["measures"]["margin"]
         own = settings["measures"].pop("own")
         if own is not None:
             settings["measures"]["own"] = own["source"]

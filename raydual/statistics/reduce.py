@@ -15,11 +15,13 @@ import pyarrow as pa
 from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 
-from raydual.catalogue.entries import OVERALL, Catalogue
+from raydual.catalogue.entries import OVERALL
 from raydual.run_directory.directory import COMPARISONS, NO_CONTROL, SUMMARY, RunDirectory
+from raydual.settings.controls import control_named
 from raydual.settings.schema import SweepConfig
 from raydual.statistics.bootstrap import Bootstrap
 from raydual.statistics.buckets import Buckets, Values, gather
+from raydual.statistics.family import decide
 from raydual.statistics.over_seeds import compare_all, describe_all, holm
 
 Row = dict[str, Any]
@@ -33,12 +35,16 @@ _MOST_THREADS = 8
 
 @dataclass(frozen=True)
 class Piece:
-    """A metric under one condition, and its baselines: (metric, condition, values); label splits are not `compared`."""
+    """A metric under one condition, and its baselines: (metric, condition, values); label splits are not `compared`.
+
+    Within `margin` two values count as equivalent; NaN: it has none.
+    """
 
     metric: str
     condition: str
     own: Values
     compared: bool
+    margin: float
     baselines: tuple[tuple[str, str, Values], ...]
 
     @property
@@ -90,7 +96,7 @@ def reduce_run(run: RunDirectory, map_large: Mapper | None = None) -> pa.Table:
             bootstrap=Bootstrap(config.measures.resamples, config.measures.noise_seed),
             failed=Counter(control for _, control, _ in buckets.failures),
         )
-        found = list(mapped(function, jobs_of(buckets, config.catalogue, len(config.task.label_words))))
+        found = list(mapped(function, jobs_of(buckets, config)))
         rows = [row for part in found for row in part.rows]
         headline = _headline(config, buckets, rows)
     table = pa.Table.from_pylist(rows, schema=SUMMARY)
@@ -117,10 +123,10 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def jobs_of(buckets: Buckets, catalogue: Catalogue, labels: int) -> Iterator[Job]:
+def jobs_of(buckets: Buckets, config: SweepConfig) -> Iterator[Job]:
     """The work, in jobs whose values take about as much memory: many metrics of few seeds, or one of many."""
     pieces: list[Piece] = []
-    for piece in _pieces(buckets, catalogue, labels):
+    for piece in _pieces(buckets, config):
         if pieces and sum(held.bytes for held in pieces) + piece.bytes > _JOB_BYTES:
             yield Job(tuple(pieces))
             pieces = []
@@ -129,9 +135,9 @@ def jobs_of(buckets: Buckets, catalogue: Catalogue, labels: int) -> Iterator[Job
         yield Job(tuple(pieces))
 
 
-def _pieces(buckets: Buckets, catalogue: Catalogue, labels: int) -> Iterator[Piece]:
-    for metric in catalogue.values():
-        for condition in metric.conditions_with_labels(labels):
+def _pieces(buckets: Buckets, config: SweepConfig) -> Iterator[Piece]:
+    for metric in config.catalogue.values():
+        for condition in metric.conditions_with_labels(len(config.task.label_words)):
             compared = condition in metric.conditions
             baselines = [base for base in metric.baselines if compared and base != (metric.name, condition)]
             yield Piece(
@@ -139,6 +145,7 @@ def _pieces(buckets: Buckets, catalogue: Catalogue, labels: int) -> Iterator[Pie
                 condition,
                 buckets.values(metric.name, condition),
                 compared,
+                config.measures.margin_of(metric),
                 tuple((*base, buckets.values(*base)) for base in baselines),
             )
 
@@ -173,42 +180,67 @@ def _distributions(pieces: Sequence[Piece], bootstrap: Bootstrap, failed: Mappin
 
 @dataclass(frozen=True)
 class Family:
-    """Differences of all layers whose p-values are corrected together; `names` are the columns that say of what."""
+    """Differences of all layers whose p-values are corrected together; `names` are the columns that say of what.
+
+    Those that are not `tested` are 0 by construction.
+    """
 
     names: Row
     layers: Int[np.ndarray, "layers"]
     differences: Float[np.ndarray, "layers seeds"]
+    tested: bool = True
+
+    @property
+    def of_control(self) -> bool:
+        """Whether a control is compared with, rather than a baseline."""
+        return bool(self.names["control"] != self.names["baseline_control"])
+
+
+Compared = tuple[Row, Float[np.ndarray, "seeds"]]
+"""A row of comparisons, and the differences to be tested: all NaN where none are."""
 
 
 def _comparisons(pieces: Sequence[Piece], bootstrap: Bootstrap) -> list[Row]:
     """The rows of comparisons, in order of piece, baselines before controls."""
-    families = [[*_against_baselines(piece), *_against_controls(piece)] for piece in pieces if piece.compared]
+    families = [[*_against_baselines(piece), *_against_controls(piece)] for piece in pieces]
     differences = [layer for of_piece in families for family in of_piece for layer in family.differences]
     found = iter(compare_all(differences, bootstrap))
     rows: list[Row] = []
-    for of_piece in families:
-        against_controls: list[Row] = []
+    for piece, of_piece in zip(pieces, families, strict=True):
+        against_controls: list[Compared] = []
         for family in of_piece:
-            compared = [
-                {**family.names, "layer": layer, **asdict(comparison), "p_holm": comparison.p}
-                for layer, comparison in zip(family.layers.tolist(), islice(found, len(family.layers)), strict=True)
+            compared: list[Compared] = [
+                (
+                    {**family.names, "layer": layer, **asdict(comparison)},
+                    values if family.tested else np.full_like(values, np.nan),
+                )
+                for layer, values, comparison in zip(
+                    family.layers.tolist(), family.differences, islice(found, len(family.layers)), strict=True
+                )
             ]
-            _correct([row for row in compared if row["layer"] != OVERALL])
-            if family.names["control"] != family.names["baseline_control"]:
-                against_controls += compared
-            rows += compared
-        _correct([row for row in against_controls if row["layer"] == OVERALL])
+            overall = [one for one in compared if one[0]["layer"] == OVERALL]
+            _correct([one for one in compared if one[0]["layer"] != OVERALL], piece.margin, bootstrap.seed)
+            if family.of_control:
+                against_controls += overall
+            else:
+                _correct(overall, piece.margin, bootstrap.seed)
+            rows += [row for row, _ in compared]
+        _correct(against_controls, piece.margin, bootstrap.seed)
     return rows
 
 
-def _correct(rows: list[Row]) -> None:
-    """Correct the p-values of rows by Holm for their number."""
-    for row, p in zip(rows, holm(np.array([row["p"] for row in rows])), strict=True):
-        row["p_holm"] = float(p)
+def _correct(compared: Sequence[Compared], margin: float, seed: int | list[int]) -> None:
+    """Add to the rows of a family what corrects for the number of its comparisons."""
+    if not compared:
+        return
+    decisions = decide(np.stack([differences for _, differences in compared]), margin, seed)
+    corrected = holm(np.array([row["p"] for row, _ in compared])).tolist()
+    for (row, _), p_holm, decision in zip(compared, corrected, decisions, strict=True):
+        row |= {"p_holm": p_holm, **asdict(decision)}
 
 
 def _against_baselines(piece: Piece) -> Iterator[Family]:
-    """A metric beside each baseline of the same control."""
+    """A metric beside each baseline of the same control; label splits have none."""
     for baseline, condition, base in piece.baselines:
         for at, control in enumerate(piece.own.controls):
             if control in base.controls:
@@ -219,13 +251,13 @@ def _against_baselines(piece: Piece) -> Iterator[Family]:
 def _against_controls(piece: Piece) -> Iterator[Family]:
     """The measurement beside every control."""
     own = piece.own
-    if NO_CONTROL not in own.controls:
+    if not piece.compared or NO_CONTROL not in own.controls:
         return
     plain = own.controls.index(NO_CONTROL)
     for at, control in enumerate(own.controls):
         if control != NO_CONTROL:
             names = _names(piece, NO_CONTROL, piece.metric, piece.condition, control)
-            yield Family(names, *_paired(own, plain, own, at))
+            yield Family(names, *_paired(own, plain, own, at), control_named(control).changes(piece.condition))
 
 
 def _names(piece: Piece, control: str, baseline: str, baseline_condition: str, baseline_control: str) -> Row:
