@@ -170,7 +170,7 @@ def _cluster_to_join(address: str | None) -> str | None:
 def _started(**options: Any) -> Any:
     """`ray.init`, which has a handler of its own in place of ours for SIGTERM while it starts: that exits.
 
-    What it starts never hears SIGHUP: a terminal that closes tells everything, and Ray must not end before this process.
+    What it starts never hears SIGHUP: a terminal that closes tells all, and Ray must not end before this process.
     """
     heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
