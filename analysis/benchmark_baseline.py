@@ -82,7 +82,7 @@ def plain_seed(setup: Setup, seed: int, clock: Clock, examples: int | None = Non
     measured = dataset.measured if examples is None else dataset.measured.take(range(examples))
     # The queries are filled templates already.
     task = TaskSettings(template="{text}", separator=config.task.separator, label_words=config.task.label_words)
-    measures = plain.MeasureSettings(**config.measures.model_dump(exclude={"resamples", "own"}))
+    measures = plain.MeasureSettings(**config.measures.model_dump(exclude={"resamples", "margin", "own"}))
     base = copy.deepcopy(setup.loaded.model).eval()
     base.set_attn_implementation("eager")
     chosen = dataset.train.take(demonstration_indices(seed, len(dataset.train), config.demonstrations))
