@@ -13,7 +13,7 @@ from jaxtyping import Float, Int8
 MOST_ENUMERATED = 12
 """Up to so many seeds every choice of signs is tried; with more some are drawn."""
 
-_DRAWN = 4999
+_DRAWN = 1999
 _MOST_FLIPPED = 200
 _BLOCK_ELEMENTS = 500_000
 _ROUNDING = 1e-9
