@@ -153,7 +153,16 @@ def test_the_text_is_what_makes_a_sweep_another_and_where_it_lies_does_not(sweep
 
 
 @pytest.mark.parametrize(
-    "text", ["x = 1  \n", "# tab\there\n", "# Δ λ\r\nx = 1\r\n", "'''\n  indented\n'''\n\n\n", " # first\n", "#\x0c\n"]
+    "text",
+    [
+        "x = 1  \n",
+        "# tab\there\n",
+        "# Δ λ\r\nx = 1\r\n",
+        "'''\n  indented\n'''\n\n\n",
+        " # first\n",
+        "#\x0c\n",
+        "# \x85 \u2028 \ufeff Δ\n",
+    ],
 )
 def test_any_text_is_stored_as_it_is(tmp_path, text):
     source = text + WHOLE

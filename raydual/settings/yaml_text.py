@@ -19,6 +19,10 @@ _NUMBERS = (
 """`1e-4` is a number; `010` (octal in YAML 1.1), `1:30` (sexagesimal) and dates are words."""
 
 
+_OTHER_BREAKS = frozenset("\x85\u2028\u2029\ufeff")
+"""Characters that YAML takes for line breaks, or leaves out."""
+
+
 def _tag(name: str) -> str:
     return f"tag:yaml.org,2002:{name}"
 
@@ -99,6 +103,13 @@ class _Dumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+    def analyze_scalar(self, scalar: str) -> Any:
+        found = super().analyze_scalar(scalar)
+        if _OTHER_BREAKS.intersection(scalar):
+            # Only escaped do they come back as they were.
+            found.allow_flow_plain = found.allow_block_plain = found.allow_single_quoted = found.allow_block = False
+        return found
 
 
 class Block(str):
