@@ -24,6 +24,7 @@ from .tiny import LABELS, TEMPLATE, save_tiny, tiny_examples
 
 ROOT = Path(__file__).parent.parent
 FAULTS = Path(__file__).parent / "faults"
+_RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "dashboard/agent.py", "runtime_env/agent/main.py")
 SEEDS = [3, 1, 4, 5, 9, 2, 6, 8]
 
 
@@ -193,6 +194,17 @@ def named_processes(root: int, name: str) -> list[psutil.Process]:
     for process in family(root)[1:]:
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             if name in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+def ray_agents(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Those that look for their Ray for a minute when it was killed with its driver, and then end by themselves."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            title = " ".join(process.cmdline())
+            if any(name in title for name in _RAY_AGENTS):
                 found.append(process)
     return found
 

@@ -1,12 +1,10 @@
 """Kills at random moments, of the driver and of replicas: no row is lost or doubled, and the summary is the same."""
 
-import contextlib
 import os
 import signal
 import time
 from collections import Counter
 
-import psutil
 import pytest
 
 from raydual.run_directory.directory import MEASUREMENTS
@@ -18,6 +16,7 @@ from .sweeping import (
     kill,
     left_in,
     measured_files,
+    ray_agents,
     replica_processes,
     running,
     tiny_settings,
@@ -32,7 +31,6 @@ RUNS = 2
 # Each run is killed so often in each stage, in this order, at a moment up to so many seconds after its beginning.
 KILLS = (("start", 2, 6.0), ("search", 2, 1.5), ("measure", 3, 1.5), ("reduce", 1, 0.5), ("report", 2, 0.7))
 REPLICA_KILLS = 10
-RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "dashboard/agent.py", "runtime_env/agent/main.py")
 
 
 def faults(folder, attempt):
@@ -114,16 +112,9 @@ def end_driver(sweep, attempt, stage, seconds, draw):
             else:
                 process.kill()
         process.communicate(timeout=30)
-        agents = [member for member in members if titled(member, RAY_AGENTS)]
+        agents = ray_agents(members)
         wait_for(lambda: not running([member for member in members if member not in agents]), seconds=60)
     return stage if process.returncode == -signal.SIGKILL else "ended before", agents
-
-
-def titled(process, names):
-    """Whether one of the names is in the title of a process."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return any(name in " ".join(process.cmdline()) for name in names)
-    return False
 
 
 def test_replicas_that_are_killed_at_random_moments_change_nothing(inputs, environment, plain, tmp_path, draw):

@@ -17,6 +17,7 @@ from .sweeping import (
     left_in,
     measured_files,
     named_processes,
+    ray_agents,
     replica_processes,
     running,
     tiny_settings,
@@ -153,12 +154,17 @@ def test_a_second_signal_ends_it_at_once(sweep, plain):
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGINT)
         sent = time.monotonic()
+        process.wait(timeout=60)
+        took = time.monotonic() - sent
+        # Others of its processes may hold its streams a little longer.
         out, error = process.communicate(timeout=60)
-    assert time.monotonic() - sent < 8
+    assert took < 3
     assert process.returncode == 130
     assert not tracebacks(out + error)
     assert error.splitlines()[-1].startswith("stopped")
-    wait_for(lambda: not running(members), seconds=20)
+    agents = ray_agents(members)
+    wait_for(lambda: not running([member for member in members if member not in agents]), seconds=20)
+    wait_for(lambda: not running(agents), seconds=100)
     sweep.faults = ()
     done = sweep.finish("--resume")
     assert done.returncode == 0, done.stderr
