@@ -165,6 +165,20 @@ def test_replicas_that_all_die_before_they_work_end_the_run(at, sweeping, plain)
     assert not sweep.run.path.exists()
 
 
+def test_a_replica_that_is_late_joins_the_cell_that_is_at_work(inputs, environment, tmp_path):
+    cells = tmp_path / "run" / "cells"
+    late = once(tmp_path, ZERO_SHOT, "wait", under=str(cells), pattern="*4/measurements/*.parquet")
+    settings = tiny_settings(inputs, **NO_SEARCH | {"controls": {}, "demonstrations": [3, 4]})
+    settings["execution"] |= {"seeds_per_batch": 1, "replicas": 2}
+    slow = {"at": MEASURE, "kind": "slow", "seconds": 1}
+    sweep = Sweeping(tmp_path, settings, faults=[late, slow], environment=environment)
+    done = sweep.finish()
+    assert done.returncode == 0, done.stdout + done.stderr
+    manifests = {path.parent.name: json.loads(path.read_text()) for path in cells.glob("*/manifest.json")}
+    assert {name: found["seeds"]["measured"] for name, found in manifests.items()} == {"3": 6, "4": 6}
+    assert max(found["hardware"]["replicas_at_most"] for found in manifests.values()) == 2
+
+
 def test_the_process_of_a_trial_may_be_killed(sweeping, plain):
     sweep = sweeping({"at": SCORE, "kind": "slow", "seconds": 0.3})
     with sweep.started() as process:

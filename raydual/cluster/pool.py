@@ -247,8 +247,10 @@ class Pool:
             slot.place = await slot.actor.place.remote()
             slot.state = "loading"
             slot.device = await self._watched(slot, slot.actor.load.remote(), "load the model")
-            for key, shared in self.studies.items():
-                await self._watched(slot, slot.actor.prepare.remote(key, shared), "zero-shot")
+            # Studies are measured one after the other: only the newest has work left.
+            if self.studies:
+                newest = next(reversed(self.studies.items()))
+                await self._watched(slot, slot.actor.prepare.remote(*newest), "zero-shot")
         except LOST as error:
             self.lost += 1
             slot.lost_while_loading += 1

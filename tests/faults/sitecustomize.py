@@ -2,8 +2,9 @@
 
 The variable holds JSON: a list of `{"at": "module:Class.method", "kind": ..., "seed": ..., "once": FILE}`. The method
 is replaced, as soon as its module has been imported, by one that fails first: `exit` kills the process, `raise` raises,
-`hang` sleeps for ever, `slow` sleeps `seconds`. With `seed`, only when a case of that seed is among the arguments. With
-`once`, only for the process that succeeds in creating that file; `times` files can be created.
+`hang` sleeps for ever, `slow` sleeps `seconds`, `wait` waits for a file `under` a folder that fits the `pattern`. With
+`seed`, only when a case of that seed is among the arguments. With `once`, only for the process that succeeds in
+creating that file; `times` files can be created.
 """
 
 import functools
@@ -53,6 +54,9 @@ def _failing(method, fault):
                 time.sleep(10**6)
             elif fault["kind"] == "slow":
                 time.sleep(fault["seconds"])
+            elif fault["kind"] == "wait":
+                while not any(Path(fault["under"]).glob(fault["pattern"])):
+                    time.sleep(0.05)
             elif fault["kind"] == "mark":
                 Path(fault["file"]).touch()
         return method(*arguments, **named)
