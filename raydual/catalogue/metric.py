@@ -31,11 +31,17 @@ class MetricError(ValueError):
 
 @dataclass(frozen=True)
 class Family:
-    """Metrics that the command `raydual COMMAND` prints: as a `table` by layer, or in a form of its own."""
+    """Metrics that the command `raydual COMMAND` prints: as a `table` by layer, or in a form of its own.
+
+    They are measured where the setting `measures.SWITCH` is on, always without one; the command turns it on, by the
+    value `on`, where a sweep does not.
+    """
 
     command: str
     help: str
     table: bool = True
+    switch: str = ""
+    on: str = "true"
 
 
 FAMILIES = {
@@ -148,6 +154,11 @@ class Metric:
         yield self.similarity and "icl-ft" not in self.conditions, "similarity: is one of icl-ft alone"
         yield self.similarity and self.shown == "summary", "similarity: must be shown in tables or figures"
         yield self.similarity and self.random, "similarity: what is drawn at random is none"
+
+    @property
+    def switch(self) -> str:
+        """The setting of `measures` that turns it on; empty: it is always measured."""
+        return FAMILIES[self.family].switch
 
     @property
     def headline(self) -> bool:

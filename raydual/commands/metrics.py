@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from raydual.catalogue.metric import FAMILIES, OVERALL, Metric
+from raydual.catalogue.metric import FAMILIES, OVERALL, Family, Metric
 from raydual.commands.options import AsJson, ControlName, Overrides, Seed, Study
 from raydual.commands.output import print_json
 from raydual.commands.studies import about, laboratory, title
@@ -17,7 +17,9 @@ from raydual.files import QUICKSTART
 commands = typer.Typer()
 
 
-def _command(name: str) -> Callable[..., None]:
+def _command(family: Family) -> Callable[..., None]:
+    name = family.command
+
     def command(
         config: Study = str(QUICKSTART),
         overrides: Overrides = None,
@@ -25,7 +27,8 @@ def _command(name: str) -> Callable[..., None]:
         control: ControlName = "none",
         as_json: AsJson = False,
     ) -> None:
-        lab = laboratory(config, overrides, seed, control)
+        switch = [f"measures.{family.switch}={family.on}"] if family.switch else []
+        lab = laboratory(config, [*switch, *(overrides or ())], seed, control)
         metrics = lab.study.config.catalogue.of_command(name)
         if not metrics:
             raise UserError(f"raydual {name}: the sweep names no file with metrics of its own; set measures.own")
@@ -46,7 +49,7 @@ for family in FAMILIES.values():
     if family.table:
         text = family.help[0].upper() + family.help[1:] + "."
         commands.command(family.command, help=text, short_help=text.partition(",")[0].rstrip(".") + ".")(
-            _command(family.command)
+            _command(family)
         )
 
 

@@ -39,7 +39,7 @@ BUILTIN = matched(CATALOGUE, _MODULES)
 
 
 def functions_of(measures: Measures) -> tuple[Measure, ...]:
-    """The functions of all metrics that a sweep measures; its own come last.
+    """The functions of all metrics that a sweep measures, which are switched on; its own come last.
 
     Raises
     ------
@@ -47,4 +47,5 @@ def functions_of(measures: Measures) -> tuple[Measure, ...]:
         The user's file does not run here.
     """
     own = measures.own
-    return BUILTIN if own is None else (*BUILTIN, *measures_in(own.source, own.file))
+    builtin = (one for one in BUILTIN if measures.measured(one.metric))
+    return (*builtin, *(measures_in(own.source, own.file) if own else ()))

@@ -174,6 +174,10 @@ class Measures(Settings):
         default=None, description="a Python file with metrics (docs/own_metric.md)"
     )
 
+    def measured(self, metric: Metric) -> bool:
+        """Whether nothing switches the metric off."""
+        return not metric.switch or bool(getattr(self, metric.switch))
+
     def margin_of(self, metric: Metric) -> float:
         """The margin of equivalence in a metric's own unit; NaN for one without bounds."""
         low, high = metric.bounds
@@ -225,6 +229,9 @@ class Execution(Settings):
         """How many seeds go to a replica together; it may measure fewer at once. Beyond these more hardly pay."""
         return (32 if on_gpu else 8) if self.seeds_per_batch == "auto" else self.seeds_per_batch
 
+
+_NEWER_MEASURES = {"margin"}
+"""Settings of `measures` that the first version did not have."""
 
 _GROUPS = ("split", "search", "finetune", "measures", "controls", "execution")
 
@@ -310,17 +317,21 @@ class SweepConfig(Settings):
 
     @property
     def catalogue(self) -> Catalogue:
-        """Every metric that is measured: the built-in ones and those of `measures.own`."""
-        return CATALOGUE.with_own(self.measures.own.metrics) if self.measures.own else CATALOGUE
+        """Every metric that is measured: the built-in ones that are switched on, and those of `measures.own`."""
+        own = self.measures.own.metrics if self.measures.own else ()
+        return Catalogue([*filter(self.measures.measured, CATALOGUE.values()), *own])
 
     def fingerprint(self) -> str:
         """A hash of all settings that a measured number can depend on (not of `execution` and `name`).
 
-        A margin is part of it, since it must be stated before the run; the default is left out, as in older versions.
+        A margin is part of it, since it must be stated before the run. Settings that older versions did not have are
+        left out where they have their default, so that their runs can be gone on with.
         """
         settings = self.model_dump(mode="json", exclude={"execution", "name"})
-        if settings["measures"]["margin"] == Measures.model_fields["margin"].default:
-            del settings["measures"]["margin"]
+        defaults = Measures().model_dump(mode="json", include=_NEWER_MEASURES)
+        for name, default in defaults.items():
+            if settings["measures"][name] == default:
+                del settings["measures"][name]
         own = settings["measures"].pop("own")
         if own is not None:
             settings["measures"]["own"] = own["source"]
