@@ -32,14 +32,17 @@ class Control:
         """Whether every seed has a model of its own, while the measured model is a single one."""
         return self.weights != "trained"
 
-    def changes(self, condition: str) -> bool:
-        """Whether anything can differ in a condition: `zsl`, `icl`, `ft` or two of them (`icl-ft`)."""
+    def changes(self, condition: str, gradient: str = "full") -> bool:
+        """Whether anything can differ in a condition: `zsl`, `icl`, `ft` or two of them (`icl-ft`).
+
+        `gradient` is that of the measurement's fine-tuning, which may be layer-causal itself.
+        """
         own_words = self.labels == "abstract"
         context = own_words or self.labels != "true" or self.order > 0
         changed = {
             "zsl": self.draws_models or own_words,
             "icl": self.draws_models or context,
-            "ft": self.draws_models or context or self.tuned_on == "other" or self.step != "set",
+            "ft": self.draws_models or context or self.tuned_on == "other" or self.step not in ("set", gradient),
         }
         return any(changed[arm] for arm in condition.split("-"))
 

@@ -1,6 +1,7 @@
 """Intervals of proportions that never have zero width: a sample was drawn (docs/science.md, section 6)."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.stats
@@ -9,6 +10,40 @@ from jaxtyping import Float, Shaped
 from raydual.statistics.crossed import TAIL, Crossed
 
 Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Both:
+    """What is said of other seeds and other examples: the columns `BOTH` of the tables (`run_directory/schemas.py`)."""
+
+    ci_low_both: float = math.nan
+    ci_high_both: float = math.nan
+    sd_seed: float = math.nan
+    sd_example: float = math.nan
+    sd_interaction: float = math.nan
+    examples: int = 0
+
+
+def of_mean(found: Crossed) -> Both:
+    """Of a mean without natural bounds, or of a difference of such."""
+    return _both(found, (found.mean - found.half_width, found.mean + found.half_width))
+
+
+def of_share(found: Crossed, whole: float | int) -> Both:
+    """Of a share of the examples; `whole` is 1, or 100 for percent."""
+    return _both(found, of_crossed(found, whole))
+
+
+def of_difference(found: Crossed, whole: float | int) -> Both:
+    """Of a difference of shares: never narrower than what may hide where no example shows any difference."""
+    if math.isnan(found.variance):
+        return _both(found, (math.nan, math.nan))
+    half = max(found.half_width, whole * least_half_width(found.distinct))
+    return _both(found, (max(-whole, found.mean - half), min(whole, found.mean + half)))
+
+
+def _both(found: Crossed, interval: Interval) -> Both:
+    return Both(*interval, found.sd_seed, found.sd_example, found.sd_interaction, found.examples)
 
 
 def exact(count: float | int, of: float | int) -> Interval:
