@@ -136,7 +136,7 @@ def test_what_an_example_moves_kappa_by_is_what_leaving_it_out_takes():
 
 def rows(n=SEEDS, **over):
     row = {"metric": "simaou", "condition": "icl-ft", "control": "none", "layer": OVERALL, "n": n, "mean": 0.3}
-    return {**row, "ci_low_both": math.nan, "ci_high_both": math.nan, **over}
+    return {**row, "ci_low_both": None, "ci_high_both": None, **over}
 
 
 def test_rows_are_filled_where_all_their_seeds_are_there():
@@ -150,7 +150,7 @@ def test_rows_are_filled_where_all_their_seeds_are_there():
         assert row["sd_interaction"] > 0
         assert row["examples"] == EXAMPLES
     for row in (fewer, layer, untested):
-        assert math.isnan(row["ci_low_both"])
+        assert row["ci_low_both"] is None
 
 
 def test_shares_keep_a_width_where_all_agree():

@@ -11,6 +11,9 @@ OVERALL = -1
 FAILED = "failed"
 """Stands in place of a metric in the one row of a seed that could not be measured."""
 
+ZERO = "zero"
+"""Stands for a baseline where a metric is compared with 0."""
+
 CONDITIONS = {
     "zsl": "zero-shot",
     "icl": "in-context",
@@ -141,8 +144,8 @@ class Metric:
 
     def _problems(self) -> Iterator[tuple[bool, str]]:
         yield (
-            not re.fullmatch(r"[a-z][a-z0-9_]*", str(self.name)) or self.name == FAILED,
-            ("a name is of lower-case letters, digits and '_', a letter first, and not 'failed'"),
+            not re.fullmatch(r"[a-z][a-z0-9_]*", str(self.name)) or self.name in (FAILED, ZERO),
+            ("a name is of lower-case letters, digits and '_', a letter first, and not 'failed' or 'zero'"),
         )
         for field in ("label", "description"):
             text = getattr(self, field)

@@ -14,7 +14,7 @@ from raydual.report.distributions import distribution_figure
 from raydual.report.layers import layer_figure
 from raydual.report.published import published_table
 from raydual.report.search import search_figure
-from raydual.report.words import digits_of, findings, interval, number, with_difference, with_interval
+from raydual.report.words import digits_of, findings, interval, interval_both, number, with_difference, with_interval
 from raydual.run_directory.directory import RunDirectory
 
 
@@ -90,6 +90,7 @@ def _table_row(data: RunData, metric: Metric, row: Row) -> dict[str, Any]:
         "condition": CONDITIONS[row["condition"]],
         "mean": number(row["mean"], digits),
         "interval": interval(row, digits),
+        "both": interval_both(row, digits),
         "sd": number(row["sd"], digits),
         "median": number(row["median"], digits),
         "range": f"{number(row['min'], digits)} to {number(row['max'], digits)}" if row["n"] else "-",

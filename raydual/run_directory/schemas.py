@@ -20,7 +20,7 @@ MEASUREMENTS = pa.schema(
 BOTH = (
     pa.field(
         "ci_low_both", pa.float64(), True,
-        {"description": "overall: 95 % interval over other seeds and other examples; NaN: not known"},
+        {"description": "overall: 95 % interval over other seeds and other examples; null: not known"},
     ),
     pa.field("ci_high_both", pa.float64()),
     pa.field(
@@ -29,7 +29,7 @@ BOTH = (
     ),
     pa.field("sd_example", pa.float64(), True, {"description": "of the examples' part"}),
     pa.field("sd_interaction", pa.float64(), True, {"description": "of what is left: both together, and noise"}),
-    pa.field("examples", pa.int64(), True, {"description": "examples that count in some seed; 0: not known"}),
+    pa.field("examples", pa.int64(), True, {"description": "examples that count in some seed"}),
 )  # fmt: skip
 """Columns that both tables end with; layers have none of it."""
 

@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,10 @@ import pyarrow as pa
 from jaxtyping import Bool, Float, Int, Shaped
 
 from raydual.catalogue.entries import OVERALL, Catalogue
-from raydual.catalogue.metric import of_label
+from raydual.catalogue.metric import ZERO, of_label
 from raydual.run_directory.measurements import Unit
 from raydual.statistics.crossed import Cells, Crossed, CrossedSums, of_means, of_ratios
 from raydual.statistics.proportions import Both, of_difference, of_mean, of_share
-from raydual.statistics.reduce import ZERO
 
 Row = dict[str, Any]
 Term = tuple[str, str, str]
@@ -58,10 +57,9 @@ def _both(metric: str, catalogue: Catalogue, found: Crossed, compared: bool, row
     if metric in SHARES:
         whole = float(catalogue[metric].bounds[1] or 1)
         return of_difference(found, whole) if compared else of_share(found, whole)
-    both = of_mean(found)
     # Layers without a value for an example weigh otherwise in a mean that is first over examples, then over layers.
     moved = (row["difference"] if compared else row["mean"]) - found.mean
-    return Both(**{**asdict(both), "ci_low_both": both.ci_low_both + moved, "ci_high_both": both.ci_high_both + moved})
+    return of_mean(replace(found, mean=found.mean + moved))
 
 
 def sums_of(

@@ -14,14 +14,17 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Both:
-    """What is said of other seeds and other examples: the columns `BOTH` of the tables (`run_directory/schemas.py`)."""
+    """What is said of other seeds and other examples: the columns `BOTH` of the tables (`run_directory/schemas.py`).
 
-    ci_low_both: float = math.nan
-    ci_high_both: float = math.nan
-    sd_seed: float = math.nan
-    sd_example: float = math.nan
-    sd_interaction: float = math.nan
-    examples: int = 0
+    None: it is not known.
+    """
+
+    ci_low_both: float | None = None
+    ci_high_both: float | None = None
+    sd_seed: float | None = None
+    sd_example: float | None = None
+    sd_interaction: float | None = None
+    examples: int | None = None
 
 
 def of_mean(found: Crossed) -> Both:
@@ -37,12 +40,14 @@ def of_share(found: Crossed, whole: float | int) -> Both:
 def of_difference(found: Crossed, whole: float | int) -> Both:
     """Of a difference of shares: never narrower than what may hide where no example shows any difference."""
     if math.isnan(found.variance):
-        return _both(found, (math.nan, math.nan))
+        return Both()
     half = max(found.half_width, whole * least_half_width(found.distinct))
     return _both(found, (max(-whole, found.mean - half), min(whole, found.mean + half)))
 
 
 def _both(found: Crossed, interval: Interval) -> Both:
+    if math.isnan(found.variance):
+        return Both()
     return Both(*interval, found.sd_seed, found.sd_example, found.sd_interaction, found.examples)
 
 
@@ -62,7 +67,7 @@ def of_crossed(found: Crossed, whole: float | int = 1.0) -> Interval:
 
 def of_seeds(
     values: Float[np.ndarray, "seeds"], examples: Shaped[np.ndarray, "seeds"], whole: float | int = 1.0
-) -> Interval:
+) -> Interval | None:
     """The same where only each seed's value is known, and of how many examples it is.
 
     It is the widest that the values allow: as if all seeds agreed on which examples are right.
@@ -70,7 +75,7 @@ def of_seeds(
     defined = ~np.isnan(values)
     values, examples = values[defined], examples[defined]
     if len(values) < 2:
-        return math.nan, math.nan
+        return None
     share, of = values.mean() / whole, float(scipy.stats.hmean(examples))
     over_seeds = float((values / whole).var(ddof=1)) / len(values)
     variance = over_seeds + max(0.0, share * (1 - share)) / of

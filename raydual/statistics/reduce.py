@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 
 from raydual.catalogue.entries import OVERALL, Metric
+from raydual.catalogue.metric import ZERO
 from raydual.run_directory.directory import COMPARISONS, NO_CONTROL, SUMMARY, RunDirectory
 from raydual.settings.controls import control_named
 from raydual.settings.schema import SweepConfig
@@ -32,10 +33,6 @@ LARGE_ROWS = 20_000_000
 
 _JOB_BYTES = 16 * 2**20
 _MOST_THREADS = 8
-
-
-ZERO = "zero"
-"""Stands for a baseline where a metric is compared with 0."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +205,7 @@ def _share(piece: Piece, control: int, layer: int) -> Both:
     if piece.whole is None or piece.own.layers[layer] != OVERALL:
         return Both()
     values = piece.own.values[control, layer]
-    return Both(*of_seeds(values, piece.own.examples[control], piece.whole))
+    return Both(*(of_seeds(values, piece.own.examples[control], piece.whole) or ()))
 
 
 @dataclass(frozen=True)
