@@ -53,7 +53,9 @@ def files_of(units, at_a_time=3):
     return found, read
 
 
-UNITS = [(seed, control) for control in ("none", "other_seed") for seed in range(SEEDS) if seed < 7 or control == "none"]
+UNITS = [
+    (seed, control) for control in ("none", "other_seed") for seed in range(SEEDS) if seed < 7 or control == "none"
+]
 
 
 def matrix(column, control="none", seeds=range(SEEDS)):
@@ -156,7 +158,9 @@ def test_rows_are_filled_where_all_their_seeds_are_there():
 def test_shares_keep_a_width_where_all_agree():
     everyone = {**unit(0, "none"), "right.icl": np.ones(EXAMPLES, bool)}
     tables = [pa.table({**everyone, "seed": np.full(EXAMPLES, seed)}) for seed in range(4)]
-    tables += [pa.table({**everyone, "seed": np.full(EXAMPLES, s), "control": ["untrained"] * EXAMPLES}) for s in range(4)]
+    tables += [
+        pa.table({**everyone, "seed": np.full(EXAMPLES, s), "control": ["untrained"] * EXAMPLES}) for s in range(4)
+    ]
     table = pa.concat_tables(tables)
     units = [(seed, control) for seed in range(4) for control in ("none", "untrained")]
     own = rows(4, metric="accuracy", condition="icl", mean=1.0)

@@ -79,7 +79,9 @@ def test_what_so_few_seeds_cannot_tell_is_not_denied(tmp_path, seeds, sign):
     shifts = {f"permutation_{number}": 0.3 for number in range(1, 10)}
     text = text_of(with_controls(tmp_path / "r", seeds, other_seed=0.3, **shifts))
     assert standing_of(text, "SimDual")[-1] == sign
-    untold = "With 4 to 5 seeds it cannot be told whether they are more alike than when fine-tuned on other demonstrations"
+    untold = (
+        "With 4 to 5 seeds it cannot be told whether they are more alike than when fine-tuned on other demonstrations"
+    )
     assert (untold in text) == (seeds == 5)
     assert ("No similarity is shown to be above" in text) == (seeds == 5)
     assert "No similarity is above" not in text

@@ -1,4 +1,4 @@
-"""Seeds and examples crossed: textbook sums of squares, the pigeonhole bootstrap, and coverage where the truth is known."""
+"""Seeds and examples crossed: textbook sums of squares, the pigeonhole bootstrap, coverage where the truth is known."""
 
 import math
 from dataclasses import asdict

@@ -163,8 +163,14 @@ class Metric:
         yield len(self.bounds) != 2, "bounds: must be the least and the greatest value, None for no bound"
         yield self.similarity and "icl-ft" not in self.conditions, "similarity: is one of icl-ft alone"
         yield self.similarity and self.shown == "summary", "similarity: must be shown in tables or figures"
-        yield self.share and self.bounds not in ((0.0, 1.0), (0.0, 100.0)), "share: its bounds are 0 and 1, or 0 and 100"
-        yield bool(self.arms) and self.arms not in CONDITIONS, f"arms {self.arms!r}: is not one of {', '.join(CONDITIONS)}"
+        yield (
+            self.share and self.bounds not in ((0.0, 1.0), (0.0, 100.0)),
+            "share: its bounds are 0 and 1, or 0 and 100",
+        )
+        yield (
+            bool(self.arms) and self.arms not in CONDITIONS,
+            f"arms {self.arms!r}: is not one of {', '.join(CONDITIONS)}",
+        )
         yield self.similarity and self.random, "similarity: what is drawn at random is none"
 
     @property

@@ -1,8 +1,8 @@
-"""Uncertainty over seeds and examples, which are crossed: every seed answers every example (docs/science.md, section 6).
+"""Uncertainty over seeds and examples, which are crossed: every seed answers every example.
 
-A metric's value of a seed is a mean over its examples, or a ratio of sums over them. Each cell (seed, example) enters by
-how far it moves that value, so that means, ratios and cells without a value have one closed form; with complete cells it
-is the textbooks' analysis of variance of the balanced two-way design with random factors.
+A metric's value of a seed is a mean over its examples, or a ratio of sums over them. Each cell (seed, example) counts
+by how far it moves that value, so that means, ratios and cells without a value have one closed form (docs/science.md,
+section 6); with complete cells it is the textbooks' analysis of variance of the balanced design with random factors.
 """
 
 import math
@@ -82,9 +82,9 @@ class CrossedSums:
     """Cells, some seeds at a time; what is kept does not grow but for a number a seed."""
 
     def __init__(self) -> None:
-        self._values: list[Float[np.ndarray, "_"]] = []
-        self._moves: Float[np.ndarray, "examples"] | float = 0.0
-        self._shares: Float[np.ndarray, "examples"] | float = 0.0
+        self._values: list[Float[np.ndarray, _]] = []
+        self._moves: Float[np.ndarray, examples] | float = 0.0
+        self._shares: Float[np.ndarray, examples] | float = 0.0
         self._squares = 0.0
 
     def add(self, cells: Cells) -> None:

@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 from raydual.catalogue.entries import OVERALL, Metric
 from raydual.catalogue.metric import ZERO
 from raydual.run_directory.directory import COMPARISONS, NO_CONTROL, SUMMARY, RunDirectory
+from raydual.run_directory.schemas import BOTH
 from raydual.settings.controls import control_named
 from raydual.settings.schema import SweepConfig
 from raydual.statistics.bootstrap import Bootstrap
@@ -168,7 +169,9 @@ def _zero(own: Values) -> Values:
     """0 where the measurement has a value."""
     measured = [at for at, control in enumerate(own.controls) if control == NO_CONTROL]
     zero = np.where(np.isnan(own.values[measured]), np.nan, 0.0)
-    return Values([NO_CONTROL] * len(measured), own.layers, own.seeds, zero, own.measured[measured], own.examples[measured])
+    return Values(
+        [NO_CONTROL] * len(measured), own.layers, own.seeds, zero, own.measured[measured], own.examples[measured]
+    )
 
 
 def reduce_job(job: Job, bootstrap: Bootstrap, failed: Mapping[str, int]) -> Reduced:
@@ -337,7 +340,7 @@ def _headline(config: SweepConfig, buckets: Buckets, rows: list[Row]) -> Row:
     """What `summary.json` holds: the overall numbers, and how many seeds they rest on."""
     failed = {seed for seed, control, _ in buckets.failures if control == NO_CONTROL}
     catalogue = config.catalogue
-    kept = ("metric", "condition", "control", "n", "undefined", "mean", "sd", "median", "ci_low", "ci_high")
+    kept = ("metric", "condition", "control", "n", "undefined", "mean", "sd", "median")
     return {
         "name": config.name,
         "protocol": config.protocol,
@@ -347,11 +350,18 @@ def _headline(config: SweepConfig, buckets: Buckets, rows: list[Row]) -> Row:
             "failed": [{"seed": s, "control": control, "reason": why} for s, control, why in buckets.failures],
         },
         "metrics": [
-            {"label": catalogue[row["metric"]].label} | {key: _plain(row[key]) for key in kept}
+            {"label": catalogue[row["metric"]].label} | {key: _plain(row[key]) for key in kept} | _intervals(row)
             for row in rows
             if row["layer"] == OVERALL
         ],
     }
+
+
+def _intervals(row: Row) -> Row:
+    """Of other seeds with these examples, null where all are alike; of other seeds and examples, and its parts."""
+    alike = row["ci_low"] == row["ci_high"]
+    ends = {name: None if alike else _plain(row[name]) for name in ("ci_low", "ci_high")}
+    return {**ends, **{field.name: row[field.name] for field in BOTH}}
 
 
 def _plain(value: Any) -> Any:
