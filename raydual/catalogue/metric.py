@@ -103,6 +103,7 @@ class Metric:
     similarity : whether it must stand above its baselines (0 if it has none) and the null controls.
     random : whether noise is drawn for it.
     per_layer : whether it has a value for each layer beside the overall one.
+    per_head : whether its function gives a value for each head, whose mean is that of the layer.
     by_label : whether it is also split by gold label.
 
     Raises
@@ -125,6 +126,7 @@ class Metric:
     similarity: bool = False
     random: bool = False
     per_layer: bool = True
+    per_head: bool = False
     by_label: bool = False
 
     def __post_init__(self) -> None:
@@ -153,6 +155,7 @@ class Metric:
         yield len(self.bounds) != 2, "bounds: must be the least and the greatest value, None for no bound"
         yield self.similarity and "icl-ft" not in self.conditions, "similarity: is one of icl-ft alone"
         yield self.similarity and self.shown == "summary", "similarity: must be shown in tables or figures"
+        yield self.per_head and not self.per_layer, "per_head: a metric of heads has a value for each layer"
         yield self.similarity and self.random, "similarity: what is drawn at random is none"
 
     @property
