@@ -126,24 +126,24 @@ _BUILTIN = (
         "simam", "SimAM",
         "Cosine between the pre-softmax attention scores on the query's own tokens.",
         ("icl-ft", "icl-zsl"), family="simam", panel="maps", shown="tables",
-        baselines=(("simam", "icl-zsl"),), similarity=True,
+        baselines=(("simam", "icl-zsl"),), similarity=True, per_head=True,
     ),
     Metric(
         "delta_simam", "ΔSimAM",
         "Cosine between the changes that context and fine-tuning make to those scores (Deutch).",
         family="simam", panel="maps",
-        similarity=True,
+        similarity=True, per_head=True,
     ),
     Metric(
         "simam_softmax", "SimAM, after softmax",
         "SimAM of the attention weights instead of the scores.",
         ("icl-ft", "icl-zsl"), family="simam", panel=None, shown="summary",
-        baselines=(("simam_softmax", "icl-zsl"),),
+        baselines=(("simam_softmax", "icl-zsl"),), per_head=True,
     ),
     Metric(
         "delta_simam_softmax", "ΔSimAM, after softmax",
         "ΔSimAM of the attention weights instead of the scores.",
-        family="simam", panel=None, shown="summary",
+        family="simam", panel=None, shown="summary", per_head=True,
     ),
     Metric(
         "kendall", "Kendall's τ",
@@ -215,7 +215,7 @@ _BUILTIN = (
         "lambda", "λ, mass on demonstrations",
         "Softmax mass that the last token puts on the demonstrations, mean over heads.",
         ("icl",), family="simaou", panel="mass", shown="tables",
-        bounds=(0.0, 1.0),
+        bounds=(0.0, 1.0), per_head=True,
     ),
 )  # fmt: skip
 

@@ -110,6 +110,7 @@ class Metric:
     arms : the conditions that it depends on, where these are not its own: `icl` for noise beside the context.
     random : whether noise is drawn for it.
     per_layer : whether it has a value for each layer beside the overall one.
+    per_head : whether its function gives a value for each head, whose mean is that of the layer.
     by_label : whether it is also split by gold label.
 
     Raises
@@ -135,6 +136,7 @@ class Metric:
     arms: str = ""
     random: bool = False
     per_layer: bool = True
+    per_head: bool = False
     by_label: bool = False
 
     def __post_init__(self) -> None:
@@ -171,6 +173,7 @@ class Metric:
             bool(self.arms) and self.arms not in CONDITIONS,
             f"arms {self.arms!r}: is not one of {', '.join(CONDITIONS)}",
         )
+        yield self.per_head and not self.per_layer, "per_head: a metric of heads has a value for each layer"
         yield self.similarity and self.random, "similarity: what is drawn at random is none"
 
     @property

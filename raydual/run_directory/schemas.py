@@ -109,3 +109,57 @@ FINETUNE_SEARCH = pa.schema(
     ]
 )
 """What the search over fine-tuning settings tried."""
+
+ARMS = ("zsl", "icl", "ft")
+"""The conditions that predict."""
+
+EXAMPLES = pa.schema(
+    [
+        pa.field("seed", pa.int64(), False, {"description": "fixes the demonstration set"}),
+        pa.field("control", pa.string(), False, {"description": "'none', or which control was run instead"}),
+        pa.field("example", pa.int32(), False, {"description": "place among the measured examples, from 0"}),
+        pa.field("gold", pa.int16(), False, {"description": "its label id"}),
+        *(
+            pa.field(f"prediction.{arm}", pa.int16(), False, {"description": "label id of the best label word"})
+            for arm in ARMS
+        ),
+        *(pa.field(f"right.{arm}", pa.bool_(), False, {"description": "whether that is the gold one"}) for arm in ARMS),
+        *(
+            pa.field(
+                f"greedy_right.{arm}", pa.bool_(), False,
+                {"description": "whether the arg-max over the vocabulary is the gold label's first token"},
+            )
+            for arm in ARMS
+        ),
+    ]
+)  # fmt: skip
+"""The columns that every file of `examples/` begins with, one row for each (seed, control, example).
+
+After them come `score_field` of every condition and label, then `value_field` of every metric and condition that has
+values by example, with `layers_field` and `heads_field` where they are kept.
+"""
+
+
+def score_field(condition: str, word: str) -> pa.Field:
+    """`score.CONDITION.WORD`; under abstract label words, the score of the word that stands for the label."""
+    about = {"description": "mean log-probability of the label word's tokens"}
+    return pa.field(f"score.{condition}.{word}", pa.float32(), False, about)
+
+
+def value_field(metric: str, condition: str) -> pa.Field:
+    """`METRIC.CONDITION`."""
+    about = {"description": "mean over the layers that have a value; NaN: undefined, null: not measured here"}
+    return pa.field(f"{metric}.{condition}", pa.float32(), True, about)
+
+
+def layers_field(metric: str, condition: str, layers: int) -> pa.Field:
+    """`METRIC.CONDITION.layers`."""
+    kind = pa.list_(pa.float32(), layers)
+    return pa.field(f"{metric}.{condition}.layers", kind, True, {"description": "the value of each layer"})
+
+
+def heads_field(metric: str, condition: str, layers: int, heads: int) -> pa.Field:
+    """`METRIC.CONDITION.heads`."""
+    kind = pa.list_(pa.list_(pa.float32(), heads), layers)
+    about = {"description": "the value of each head of each layer, whose mean is that of the layer"}
+    return pa.field(f"{metric}.{condition}.heads", kind, True, about)

@@ -23,6 +23,7 @@ from raydual.settings.controls import control_named
 from raydual.settings.schema import SweepConfig
 from raydual.statistics.bootstrap import Bootstrap
 from raydual.statistics.buckets import Buckets, Values, gather
+from raydual.statistics.by_example import ExampleFile, add_examples
 from raydual.statistics.family import decide
 from raydual.statistics.over_seeds import compare_all, describe_all, holm
 from raydual.statistics.proportions import Both, of_seeds
@@ -104,11 +105,20 @@ def reduce_run(run: RunDirectory, map_large: Mapper | None = None) -> pa.Table:
         )
         found = list(mapped(function, jobs_of(buckets, config)))
         rows = [row for part in found for row in part.rows]
+        compared = [row for part in found for row in part.compared]
+        add_examples(_example_files(run), config.catalogue, rows, compared)
         headline = _headline(config, buckets, rows)
     table = pa.Table.from_pylist(rows, schema=SUMMARY)
-    compared = [row for part in found for row in part.compared]
     run.write_summary(table, pa.Table.from_pylist(compared, schema=COMPARISONS), headline)
     return table
+
+
+def _example_files(run: RunDirectory) -> list[ExampleFile]:
+    """The run's files of values by example, if it keeps any."""
+    rows = run.rows
+    return [
+        ExampleFile(file.units, partial(rows.examples.read, file.examples)) for file in rows.sound() if file.examples
+    ]
 
 
 def map_in_threads(function: Callable[[Job], Reduced], jobs: Iterable[Job]) -> Iterator[Reduced]:
