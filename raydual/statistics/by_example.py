@@ -44,13 +44,12 @@ def add_examples(
             wanted[(row["metric"], row["condition"], row["control"]), None] = row
     for row in compared:
         if row["layer"] == OVERALL and not math.isnan(row["p_max_t"]):
-            own = row["metric"], row["condition"], row["control"]
             base = row["baseline"], row["baseline_condition"], row["baseline_control"]
-            wanted[own, base] = row
-    for (own, base), found in sums_of(files, catalogue, list(wanted)).items():
-        row = wanted[own, base]
-        if found.seeds == row["n"] and found.seeds > 1:
-            row |= asdict(_both(own[0], catalogue, found, base is not None, row))
+            wanted[(row["metric"], row["condition"], row["control"]), base] = row
+    for contrast, found in sums_of(files, catalogue, list(wanted)).items():
+        row = wanted[contrast]
+        if found.seeds == row["n"] and not math.isnan(found.variance):
+            row |= asdict(_both(row["metric"], catalogue, found, contrast[1] is not None, row))
 
 
 def _both(metric: str, catalogue: Catalogue, found: Crossed, compared: bool, row: Row) -> Both:
