@@ -201,7 +201,7 @@ def test_a_killed_run_goes_on_to_the_same_summary(uninterrupted, inputs, tmp_pat
 
 
 def test_seeds_and_controls_that_are_added_give_the_rows_of_one_go(inputs, tmp_path, monkeypatch):
-    settings = {"search": {}, "split": {"measured": 9}, "finetune": {"learning_rate": 0.1}}
+    settings = {"search": {}, "finetune": {"learning_rate": 0.1}}
     more = {"seeds": 4, "controls": {"other_seed": True, "permutations": 1}}
     run = run_to(tmp_path / "run", inputs, seeds=3, controls={"other_seed": True}, **settings)
     kept = {path: path.stat().st_mtime_ns for path in run.measurements.glob("*.parquet")}
