@@ -1,7 +1,8 @@
 """The controls: runs that differ from the measurement in one thing (docs/science.md, section 5)."""
 
 import re
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -125,6 +126,12 @@ def control_named(name: str) -> Control:
             return control
     known = control_names()
     raise UserError(f"control {name!r} is not one of {', '.join(known)}, permutation_2, …{did_you_mean(name, known)}")
+
+
+def next_seed(seed: int, in_order: Sequence[int]) -> int:
+    """Whose demonstrations `other_seed` is fine-tuned on: the next of sorted seeds, after the last the first."""
+    after = bisect_right(in_order, seed)
+    return in_order[after] if after < len(in_order) else next(iter(in_order), seed)
 
 
 def control_names() -> list[str]:

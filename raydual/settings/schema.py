@@ -334,11 +334,27 @@ class SweepConfig(Settings):
         return Catalogue([*filter(self.measures.measured, CATALOGUE.values()), *own])
 
     def fingerprint(self) -> str:
-        """A hash of all settings that a measured number can depend on (not of `execution`, `examples` and `name`).
+        """A hash of all settings that a run's numbers can depend on (not of `execution`, `examples` and `name`).
 
         A margin is part of it, since it must be stated before the run. Settings that older versions did not have are
         left out where they have their default, so that their runs can be gone on with.
         """
+        return _hash(self._measured_settings())
+
+    def number_fingerprint(self) -> str:
+        """A hash of those settings that a measured number can depend on: the fingerprint without the plan of units.
+
+        The plan is which seeds, how many of them a search keeps, and which controls on how many: a finished run may be
+        given more of them.
+        """
+        settings = self._measured_settings()
+        del settings["seeds"]
+        if settings["search"]["seeds"]:
+            del settings["search"]["seeds"]["keep"]
+        settings["controls"] = {"abstract_words": settings["controls"]["abstract_words"]}
+        return _hash(settings)
+
+    def _measured_settings(self) -> dict[str, Any]:
         settings = self.model_dump(mode="json", exclude={"execution", "examples", "name"})
         defaults = Measures().model_dump(mode="json", include=_NEWER_MEASURES)
         for name, default in defaults.items():
@@ -347,4 +363,8 @@ class SweepConfig(Settings):
         own = settings["measures"].pop("own")
         if own is not None:
             settings["measures"]["own"] = own["source"]
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        return settings
+
+
+def _hash(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
