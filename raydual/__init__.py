@@ -36,6 +36,7 @@ _WHERE = {
     "record": "raydual.one_seed.laboratory",
     "record_seed": "raydual.one_seed.recordings",
     "verify_dual": "raydual.one_seed.dual",
+    "verify_context_weights": "raydual.one_seed.context_weights",
     "linear_attention_model": "raydual.one_seed.linear_attention",
     "attention_weights": "raydual.one_seed.laboratory",
     "Measurer": "raydual.measure.measurer",

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raydual.catalogue.entries import CATALOGUE
 from raydual.errors import UserError
 from raydual.pipeline import execute
 from raydual.run_directory.directory import RunDirectory
@@ -19,6 +18,7 @@ from raydual.settings.reading import load_config, validate_config
 from raydual.study import prepare_study
 from raydual.sweep import main
 
+from .default_catalogue import CATALOGUE
 from .sweeping import SEEDS, tiny_settings
 from .tiny import ANATOMIES, save_tiny
 from .tolerance import Rounding, assert_same_run

@@ -217,6 +217,42 @@ _BUILTIN = (
         ("icl",), family="simaou", panel="mass", shown="tables",
         bounds=(0.0, 1.0),
     ),
+    Metric(
+        "context_norm_gate", "Context as weights, gate: size",
+        "Norm of the change of the gate projection that stands for the context, over the norm of the projection.",
+        ("icl",), family="context_weights", panel="weight_size", short="gate", shown="tables",
+        bounds=(0.0, None),
+    ),
+    Metric(
+        "context_norm_up", "Context as weights, up: size",
+        "Norm of the change of the up projection that stands for the context, over the norm of the projection.",
+        ("icl",), family="context_weights", panel="weight_size", short="up", shown="tables",
+        bounds=(0.0, None),
+    ),
+    Metric(
+        "context_norm_down", "Context as weights, down: size",
+        "Norm of the change of the down projection that stands for the context, over the norm of the projection.",
+        ("icl",), family="context_weights", panel="weight_size", short="down", shown="tables",
+        bounds=(0.0, None),
+    ),
+    Metric(
+        "context_cosine_gate", "Context as weights, gate: cosine",
+        "Cosine of that change with the one that fine-tuning makes to the gate projection, where it is trained.",
+        family="context_weights", panel="weights", short="gate", shown="tables",
+        similarity=True,
+    ),
+    Metric(
+        "context_cosine_up", "Context as weights, up: cosine",
+        "Cosine of that change with the one that fine-tuning makes to the up projection, where it is trained.",
+        family="context_weights", panel="weights", short="up", shown="tables",
+        similarity=True,
+    ),
+    Metric(
+        "context_cosine_down", "Context as weights, down: cosine",
+        "Cosine of that change with the one that fine-tuning makes to the down projection, where it is trained.",
+        family="context_weights", panel="weights", short="down", shown="tables",
+        similarity=True,
+    ),
 )  # fmt: skip
 
 CATALOGUE = Catalogue(_BUILTIN)

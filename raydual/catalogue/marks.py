@@ -15,10 +15,12 @@ Of = Literal["recordings", "ranks", "predictions", "values"]
 FIELDS = (
     *("attn_out", "hidden", "query", "query_normed", "attn_in", "scores_query"),
     *("scores_demo", "context_mass", "context_update"),
+    *("mlp_residual", "mlp_in", "mlp_product"),
 )
 """What passes can record."""
-IN_CONTEXT_FIELDS = ("scores_demo", "context_mass", "context_update")
-"""Those that only the in-context pass has."""
+MLP_FIELDS = ("mlp_residual", "mlp_in", "mlp_product")
+IN_CONTEXT_FIELDS = ("scores_demo", "context_mass", "context_update", *MLP_FIELDS)
+"""Those that only the in-context pass records."""
 
 
 @dataclass(frozen=True)

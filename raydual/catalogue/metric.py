@@ -52,6 +52,9 @@ FAMILIES = {
     "kendall": Family(
         "kendall", "rank correlations of attention to demonstrations of a seed, by layer, with their baselines"
     ),
+    "context_weights": Family(
+        "context-weights", "the context as weights of a seed's queries, verified", table=False, switch="context_weights"
+    ),
     "own": Family("own", "metrics of the sweep's own file (measures.own) of a seed, by layer"),
 }
 
@@ -71,6 +74,8 @@ PANELS = {
     "recall": Panel("Recall, %"),
     "ranks": Panel("Kendall's τ"),
     "exact": Panel("The updates themselves"),
+    "weights": Panel("The context as weights against fine-tuning", over_seeds=False),
+    "weight_size": Panel("Size of the context as weights, relative to the weights", over_seeds=False),
     "own": Panel("Own metrics"),
     "size": Panel("Size of the updates, relative to the attention output", over_seeds=False),
     "mass": Panel("λ, attention mass on the demonstrations", over_seeds=False),

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from raydual.catalogue.metric import FAMILIES
+from raydual.commands.metrics import print_table
 from raydual.commands.options import AsJson, ControlName, Overrides, Seed, Study
 from raydual.commands.output import print_json
 from raydual.commands.studies import about, laboratory, title
@@ -96,6 +98,56 @@ def dual(
             print(line)
     if not report.holds:
         raise UserError(f"seed {seed}: the dual form does not hold within {report.tolerance:g}; see the table above")
+
+
+@commands.command()
+def context_weights(
+    config: Study = str(QUICKSTART),
+    overrides: Overrides = None,
+    seed: Seed = 0,
+    control: ControlName = "none",
+    precision: Annotated[
+        Literal["float32", "float64"], typer.Option(show_default=True, help="Of the verification.")
+    ] = "float64",
+    queries: Annotated[
+        int, typer.Option("--queries", min=2, show_default=True, help="How many queries are verified.")
+    ] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Verify that the context is a change of weights, and measure it.
+
+    The model with changed MLP weights gives, without the context, the logits with it; two controls must fail. Then how
+    large the changes are, by layer, and their cosines with what fine-tuning changes (finetune.projections).
+    """
+    family = FAMILIES["context_weights"]
+    lab = laboratory(config, [f"measures.{family.switch}={family.on}", *(overrides or ())], seed, control)
+    if not as_json:
+        say(title(lab))
+    import numpy as np
+    import torch
+
+    from raydual.one_seed.context_weights import context_weights_lines, verify_context_weights
+
+    case, loaded = lab.case(seed, control)
+    own, alone = lab.queries.in_context[:queries], lab.queries.alone[:queries]
+    if len(own) < 2:
+        raise UserError("split.measured: at least 2 measured examples are needed, the second for the shuffled control")
+    prefix = np.concatenate([case.context.prefix, lab.queries.separator])
+    report = verify_context_weights(loaded.model, prefix, own, getattr(torch, precision), alone)
+    metrics = lab.study.config.catalogue.of_command(family.command)
+    names = {metric.name for metric in metrics}
+    rows = [row for row in lab.measure(seed, control) if row["metric"] in names]
+    if as_json:
+        numbers = [{key: row[key] for key in ("metric", "condition", "layer", "value")} for row in rows]
+        print_json({**about(lab), "seed": seed, "control": control, **report.as_json(), "rows": numbers})
+    else:
+        for line in context_weights_lines(report):
+            print(line)
+        print_table(metrics, rows, labels=len(lab.study.config.task.label_words))
+    if not report.holds:
+        raise UserError(
+            f"seed {seed}: the context as weights does not hold within {report.tolerance:g}; see the table above"
+        )
 
 
 @commands.command()

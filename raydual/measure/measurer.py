@@ -82,10 +82,15 @@ class Measurer:
 
     def _fresh(self, case: Case, control: Control) -> SeedMeasurer:
         """What measures on an untrained model, drawn for this seed alone."""
+        return SeedMeasurer(self.model_of(control, case), self.for_control().queries, self.study.config)
+
+    def model_of(self, control: Control, case: Case) -> LoadedModel:
+        """The model that a case is measured on: the trained one, or one that is drawn for its seed."""
+        if not control.draws_models:
+            return self.loaded
         keys = [self.study.config.measures.noise_seed, case.context.seed]
         seed = int(np.random.SeedSequence(keys).generate_state(1)[0])
-        model = fresh_model(self.loaded, seed, control.weights == "trained_embeddings")
-        return SeedMeasurer(model, self.for_control().queries, self.study.config)
+        return fresh_model(self.loaded, seed, control.weights == "trained_embeddings")
 
 
 def _words(control: Control) -> str:

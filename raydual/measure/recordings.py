@@ -1,8 +1,9 @@
 """What the passes over one chunk of queries show: what metrics are functions of, and what several of them share."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +19,8 @@ from raydual.measure.keyed_noise import keyed_noise, stream_of
 from raydual.model import recording
 from raydual.model.stacked import Stacks
 from raydual.settings.schema import Measures
+
+Made = TypeVar("Made")
 
 if set(FIELDS) != set(recording.FIELDS):
     raise ValueError(f"the fields that metrics may ask for are not those that are recorded: {recording.FIELDS}")
@@ -90,6 +93,13 @@ class Recordings:
     stacks: Stacks
     context_updates: Sequence[Tensor]
     simdual: Float[Tensor, "G n layers"]
+    _made: dict[Callable[..., Any], Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def shared(self, make: "Callable[[Recordings], Made]") -> Made:
+        """What several metrics need, made once, when it is first asked for."""
+        if make not in self._made:
+            self._made[make] = make(self)
+        return self._made[make]
 
     @property
     def shape(self) -> tuple[int, int, int]:

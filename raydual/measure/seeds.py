@@ -1,7 +1,7 @@
 """A model that measures seeds: demonstration sets in, metric rows out. The distributed layer only feeds it."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -21,7 +21,7 @@ from raydual.measure.rank_metrics import Training, rank_metrics, training_tokens
 from raydual.measure.recordings import Pass, Recordings, recorded_fields, recorded_values
 from raydual.measure.rows import Row, example_row, failure_row, layer_rows, value_row
 from raydual.measure.weight_updates import DualRecorder, context_updates
-from raydual.model.anatomy import KEY
+from raydual.model.anatomy import ATTENTION, KEY, QUERY
 from raydual.model.attention import Prefix
 from raydual.model.finetune import Tuned, finetune
 from raydual.model.loading import LoadedModel
@@ -209,9 +209,11 @@ class SeedMeasurer:
             icl, simdual = self._in_context(chunk, count, prefix, tuned)
             with with_projections(self.model, tuned.stacks):
                 ft = self._run(chunk, "ft", count)
-            if (0, KEY) not in tuned.stacks:
-                # The first layer's scores are then those of zero-shot; what rounding parts, ΔSimAM takes for a change.
-                ft.fields["scores_query"][:, 0] = zsl.fields["scores_query"][:, 0].repeat(count, 1, 1)
+            # What nothing trained reaches is that of zero-shot; what rounding parts, cosines take for a change.
+            for field in untouched(name for layer, name in tuned.stacks if layer == 0):
+                if field in ft.fields:
+                    same = zsl.fields[field][:, 0]
+                    ft.fields[field][:, 0] = same.repeat(count, *[1] * (same.ndim - 1))
             yield chunk, {"zsl": zsl, "icl": icl, "ft": ft}, simdual
 
     def _in_context(self, chunk: Chunk, count: int, prefix: Prefix, tuned: Tuned) -> tuple[Outcome, Tensor]:
@@ -243,6 +245,13 @@ class SeedMeasurer:
         shape = (len(self.order), self.model.config.num_hidden_layers)
         found = SeedValues(values, shape, self.model.config.hidden_size)
         return drawn_values(self._of("values"), found, self.config.measures.noise_seed, seed)
+
+
+def untouched(trained: Iterable[str]) -> tuple[str, ...]:
+    """The fields whose first layer no change of the `trained` projections reaches."""
+    trained = set(trained)
+    scores = () if trained & {QUERY, KEY} else ("scores_query",)
+    return scores if trained & set(ATTENTION) else (*scores, "attn_out")
 
 
 def too_long(demonstrations: DemonstrationSet, queries: Queries, limit: int) -> str | None:

@@ -12,7 +12,7 @@ from raydual.catalogue.entries import CATALOGUE, Catalogue, Metric
 from raydual.catalogue.own import measures_in
 from raydual.errors import UserError, shown
 from raydual.files import read_text
-from raydual.model.anatomy import TRAINABLE, Trainable
+from raydual.model.anatomy import TRAINED, Trainable
 from raydual.settings.task import Name, Task, builtin_tasks
 
 LARGEST = 2**63
@@ -65,7 +65,7 @@ class DataFiles(Settings):
 
 
 class Finetune(Settings):
-    """Key/value fine-tuning (docs/science.md, section 2). Defaults are Dai's."""
+    """Fine-tuning of chosen projections (docs/science.md, section 2). Defaults are Dai's."""
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Rate = 5e-4
@@ -75,7 +75,7 @@ class Finetune(Settings):
     gradient: Literal["full", "layer_causal"] = Field(
         default="full", description="layer_causal: each layer learns from what it and those below it compute (Deutch)"
     )
-    projections: Annotated[tuple[Trainable, ...], Field(min_length=1)] = TRAINABLE
+    projections: Annotated[tuple[Trainable, ...], Field(min_length=1)] = TRAINED
 
     _projections_distinct = field_validator("projections")(_distinct)
 
@@ -170,6 +170,9 @@ class Measures(Settings):
     margin: Annotated[float, Field(strict=True, gt=0, lt=1)] = Field(
         default=0.05, description="differences below this share of a metric's largest value count as none that matters"
     )
+    context_weights: Flag = Field(
+        default=False, description="the context as a change of each query's MLP weights: a pass more over the queries"
+    )
     own: Annotated[OwnMetrics | None, BeforeValidator(_read_own)] = Field(
         default=None, description="a Python file with metrics (docs/own_metric.md)"
     )
@@ -230,7 +233,7 @@ class Execution(Settings):
         return (32 if on_gpu else 8) if self.seeds_per_batch == "auto" else self.seeds_per_batch
 
 
-_NEWER_MEASURES = {"margin"}
+_NEWER_MEASURES = {"margin", "context_weights"}
 """Settings of `measures` that the first version did not have."""
 
 _GROUPS = ("split", "search", "finetune", "measures", "controls", "execution")
