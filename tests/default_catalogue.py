@@ -1,7 +1,7 @@
-"""What a sweep measures that switches no family of metrics on."""
+"""What a sweep measures that switches nothing on."""
 
 from raydual.catalogue import entries
 from raydual.catalogue.entries import Catalogue
 from raydual.settings.schema import Measures
 
-CATALOGUE = Catalogue(filter(Measures().measured, entries.CATALOGUE.values()))
+CATALOGUE = Catalogue(metric for metric in map(Measures().switched, entries.CATALOGUE.values()) if metric)

@@ -10,7 +10,7 @@ from raydual.catalogue.metric import FAMILIES
 from raydual.commands.metrics import print_table
 from raydual.commands.options import AsJson, ControlName, Overrides, Seed, Study
 from raydual.commands.output import print_json
-from raydual.commands.studies import about, laboratory, title
+from raydual.commands.studies import about, laboratory, read_study, title
 from raydual.console import say
 from raydual.errors import UserError
 from raydual.files import QUICKSTART
@@ -148,6 +148,35 @@ def context_weights(
         raise UserError(
             f"seed {seed}: the context as weights does not hold within {report.tolerance:g}; see the table above"
         )
+
+
+@commands.command()
+def patch(
+    config: Study = str(QUICKSTART),
+    overrides: Overrides = None,
+    seed: Seed = 0,
+    control: ControlName = "none",
+    as_json: AsJson = False,
+) -> None:
+    """One patch of the weights for all queries of a seed, and what it does.
+
+    It is fitted on the selection examples; then everything that is measured of it, without the context.
+    """
+    family = FAMILIES["patch"]
+    asked, *_ = read_study(config, overrides or ())
+    switch = [] if asked.measures.patch else [f"measures.{family.switch}={family.on}"]
+    lab = laboratory(config, [*switch, *(overrides or ())], seed, control)
+    if not as_json:
+        say(title(lab))
+    of_patch = [one for metric in lab.study.config.catalogue.values() if (one := metric.of_patch())]
+    labels = len(lab.study.config.task.label_words)
+    keys = {(one.name, condition) for one in of_patch for condition in one.conditions_with_labels(labels)}
+    rows = [row for row in lab.measure(seed, control) if (row["metric"], row["condition"]) in keys]
+    if as_json:
+        numbers = [{key: row[key] for key in ("metric", "condition", "layer", "value")} for row in rows]
+        print_json({**about(lab), "seed": seed, "control": control, "rows": numbers})
+    else:
+        print_table(of_patch, rows, labels)
 
 
 @commands.command()

@@ -47,7 +47,12 @@ class Measurer:
         words = _words(control)
         if words not in self._by_words:
             queries = self.study.queries(self.loaded.tokenizer, "measured", control)
-            self._by_words[words] = SeedMeasurer(self.loaded, queries, self.study.config, self.zero_shot.get(words))
+            fitted_on = None
+            if self.study.config.measures.patch:
+                fitted_on = self.study.queries(self.loaded.tokenizer, "selection", control)
+            self._by_words[words] = SeedMeasurer(
+                self.loaded, queries, self.study.config, self.zero_shot.get(words), fitted_on
+            )
         return self._by_words[words]
 
     def shares(self) -> dict[str, ZeroShot]:
@@ -82,7 +87,8 @@ class Measurer:
 
     def _fresh(self, case: Case, control: Control) -> SeedMeasurer:
         """What measures on an untrained model, drawn for this seed alone."""
-        return SeedMeasurer(self.model_of(control, case), self.for_control().queries, self.study.config)
+        plain = self.for_control()
+        return SeedMeasurer(self.model_of(control, case), plain.queries, self.study.config, fitted_on=plain.fitted_on)
 
     def model_of(self, control: Control, case: Case) -> LoadedModel:
         """The model that a case is measured on: the trained one, or one that is drawn for its seed."""

@@ -16,12 +16,13 @@ from raydual.data.prompts import DemonstrationSet, Queries
 from raydual.measure.conditions import Chunk, Outcome, make_chunks, run_condition
 from raydual.measure.functions import functions_of
 from raydual.measure.nulls import SeedValues, drawn_values
+from raydual.measure.patch_arm import PatchArm, SeedPatch, patch_values
 from raydual.measure.prediction_metrics import Predictions, SeedPredictions, predicted_values
 from raydual.measure.rank_metrics import Training, rank_metrics, training_tokens
 from raydual.measure.recordings import Pass, Recordings, recorded_fields, recorded_values
 from raydual.measure.rows import Row, example_row, failure_row, layer_rows, value_row
 from raydual.measure.weight_updates import DualRecorder, context_updates
-from raydual.model.anatomy import ATTENTION, KEY, QUERY
+from raydual.model.anatomy import ATTENTION, KEY, MLP, QUERY
 from raydual.model.attention import Prefix
 from raydual.model.finetune import Tuned, finetune
 from raydual.model.loading import LoadedModel
@@ -52,16 +53,25 @@ class SeedMeasurer:
     queries : the examples that are measured.
     config : the sweep; its `finetune` are the settings used.
     zero_shot : what another one `shares`, of the same model, queries and batch size; measured when needed if None.
+    fitted_on : the examples that patches are fitted on, where the sweep measures these.
     """
 
     def __init__(
-        self, loaded: LoadedModel, queries: Queries, config: SweepConfig, zero_shot: ZeroShot | None = None
+        self,
+        loaded: LoadedModel,
+        queries: Queries,
+        config: SweepConfig,
+        zero_shot: ZeroShot | None = None,
+        fitted_on: Queries | None = None,
     ) -> None:
         self.model = loaded.model
         self.queries = queries
         self.config = config
         self.functions = functions_of(config.measures)
         self.fields = recorded_fields(config.measures, self.functions)
+        self.fitted_on = fitted_on if config.measures.patch else None
+        if self.fitted_on:
+            self.fields["icl"] = tuple(dict.fromkeys((*self.fields["icl"], "hidden")))
         self.chunks = make_chunks(queries, config.execution.batch_size, loaded.device)
         self.order = np.argsort(np.concatenate([chunk.index for chunk in self.chunks]))
         self._shared = zero_shot
@@ -105,7 +115,8 @@ class SeedMeasurer:
         limit = self.model.config.max_position_embeddings
         rows, fitting = [], []
         for place, demonstrations in enumerate(sets):
-            reason = too_long(demonstrations, self.queries, limit)
+            asked = (self.queries, self.fitted_on) if self.fitted_on else (self.queries,)
+            reason = next(filter(None, (too_long(demonstrations, queries, limit) for queries in asked)), None)
             if reason:
                 rows.append(failure_row(demonstrations.seed, reason))
             else:
@@ -129,7 +140,7 @@ class SeedMeasurer:
             tuned = finetune(self.model, others, settings)
         if at_random:
             tuned = random_step(self.model, tuned, [s.seed for s in sets], self.config.measures.noise_seed)
-        values, predictions = self._examples(sets, training, tuned)
+        values, predictions, patches = self._examples(sets, training, tuned)
         rows: list[Row] = []
         for group, demonstrations in enumerate(sets):
             seed = demonstrations.seed
@@ -139,7 +150,8 @@ class SeedMeasurer:
             for metric, condition, found in predicted_values(self._of("predictions"), predictions[group]):
                 rows.append(value_row(seed, metric, condition, found))
             of_seed = {key: found[group] for key, found in values.items()}
-            for (metric, condition), x in (of_seed | self._drawn(seed, of_seed)).items():
+            of_patch = patch_values(self._of("patches"), patches[group]) if patches else {}
+            for (metric, condition), x in (of_seed | self._drawn(seed, of_seed) | of_patch).items():
                 rows += (
                     layer_rows(seed, metric, condition, x) if x.ndim == 2 else [example_row(seed, metric, condition, x)]
                 )
@@ -148,22 +160,33 @@ class SeedMeasurer:
     @torch.inference_mode()
     def _examples(
         self, sets: list[DemonstrationSet], training: list[Training], tuned: Tuned
-    ) -> tuple[dict[Key, np.ndarray], list[SeedPredictions]]:
-        """Per example: the values of metrics `[G, examples, layers]`, and each seed's predictions."""
+    ) -> tuple[dict[Key, np.ndarray], list[SeedPredictions], list[SeedPatch]]:
+        """Per example: the values of metrics `[G, examples, layers]`, and each seed's predictions and patch, if any."""
         inputs = Recorder(("attn_in",))
         prefix, real = self.encode(sets, inputs)
         contexts = context_updates(self.model, inputs.layers["attn_in"], real)
         values, outcomes = defaultdict(list), defaultdict(list)
-        for chunk, passes, simdual in self.passes(prefix, tuned):
+        arm = self._fitted(prefix, tuned)
+        for chunk, passes, simdual in self.passes(prefix, tuned, arm):
             for name, outcome in passes.items():
                 outcomes[name].append((outcome.prediction.view(-1, len(chunk.index)), outcome.greedy))
             for key, value in self._values(chunk, passes, simdual, training, tuned, contexts).items():
                 values[key].append(value)
             PULSE.done += len(sets) / (len(self.chunks) + 1)
-        zsl, icl, ft = (self._predictions(outcomes[name], len(sets)) for name in ("zsl", "icl", "ft"))
+        found = {name: self._predictions(of, len(sets)) for name, of in outcomes.items()}
         gold, labels = np.asarray(self.queries.labels), len(self.queries.label_tokens)
-        found = [SeedPredictions(*one, gold, labels) for one in zip(zsl, icl, ft, strict=True)]
-        return self._in_order(values), found
+        predictions = [
+            SeedPredictions(**{name: of[group] for name, of in found.items()}, gold=gold, labels=labels)
+            for group in range(len(sets))
+        ]
+        return self._in_order(values), predictions, arm.found(self.order) if arm else []
+
+    def _fitted(self, prefix: Prefix, tuned: Tuned) -> PatchArm | None:
+        """The seeds' patches, where they are measured."""
+        if not (self.fitted_on and self.config.measures.patch):
+            return None
+        ridge, batch_size = self.config.measures.patch.ridge, self.config.execution.batch_size
+        return PatchArm.fitted(self.model, self.fitted_on, prefix, tuned.stacks, ridge, batch_size)
 
     def _values(
         self,
@@ -178,11 +201,12 @@ class SeedMeasurer:
         seeds = torch.tensor([one.seed for one in training], device=chunk.labels.device)
         zsl, icl, ft = (Pass.of(passes[name], len(seeds) if name != "zsl" else 1) for name in ("zsl", "icl", "ft"))
         measures = self.config.measures
+        patch = Pass.of(passes["patch"], len(seeds)) if "patch" in passes else None
 
         def recorded(functions: Sequence[Measure], zsl: Pass) -> dict[Key, Tensor]:
             # Made anew for each use, so that what it shares between metrics is let go of.
             found = Recordings(
-                chunk, seeds, tuned.finite, zsl, icl, ft, measures, self.model, tuned.stacks, contexts, simdual
+                chunk, seeds, tuned.finite, zsl, icl, ft, measures, self.model, tuned.stacks, contexts, simdual, patch
             )
             return recorded_values(functions, found)
 
@@ -202,19 +226,25 @@ class SeedMeasurer:
         prompts = [np.concatenate([s.prefix, self.queries.separator]) for s in sets]
         return encode_prefix(self.model, prompts, recorder), Rows.pad(prompts, self.model.device).real
 
-    def passes(self, prefix: Prefix, tuned: Tuned) -> Iterator[tuple[Chunk, dict[str, Outcome], Tensor]]:
-        """Each chunk with its outcomes under `zsl`, `icl` and `ft`, rows grouped by seed, and SimDual."""
+    def passes(
+        self, prefix: Prefix, tuned: Tuned, arm: PatchArm | None = None
+    ) -> Iterator[tuple[Chunk, dict[str, Outcome], Tensor]]:
+        """Each chunk with its outcomes under `zsl`, `icl`, `ft` and, of an `arm`, `patch`; and SimDual.
+
+        Rows are grouped by seed.
+        """
         count = len(prefix.lengths)
         for chunk, zsl in zip(self.chunks, self.zero_shot, strict=True):
             icl, simdual = self._in_context(chunk, count, prefix, tuned)
             with with_projections(self.model, tuned.stacks):
                 ft = self._run(chunk, "ft", count)
-            # What nothing trained reaches is that of zero-shot; what rounding parts, cosines take for a change.
-            for field in untouched(name for layer, name in tuned.stacks if layer == 0):
-                if field in ft.fields:
-                    same = zsl.fields[field][:, 0]
-                    ft.fields[field][:, 0] = same.repeat(count, *[1] * (same.ndim - 1))
-            yield chunk, {"zsl": zsl, "icl": icl, "ft": ft}, simdual
+            _keep_untouched(ft, zsl, [name for layer, name in tuned.stacks if layer == 0])
+            outcomes = {"zsl": zsl, "icl": icl, "ft": ft}
+            if arm:
+                with arm.applied(chunk.alone.repeat(count), icl.fields["hidden"]):
+                    outcomes["patch"] = self._run(chunk, "patch", count)
+                _keep_untouched(outcomes["patch"], zsl, MLP)
+            yield chunk, outcomes, simdual
 
     def _in_context(self, chunk: Chunk, count: int, prefix: Prefix, tuned: Tuned) -> tuple[Outcome, Tensor]:
         """The in-context outcome of the chunk for all seeds, and SimDual `[G, n, layers]`."""
@@ -252,6 +282,15 @@ def untouched(trained: Iterable[str]) -> tuple[str, ...]:
     trained = set(trained)
     scores = () if trained & {QUERY, KEY} else ("scores_query",)
     return scores if trained & set(ATTENTION) else (*scores, "attn_out")
+
+
+def _keep_untouched(changed: Outcome, zsl: Outcome, trained: Sequence[str]) -> None:
+    """Where no change of the first layer reaches is what zero-shot has; what rounding parts, cosines take for one."""
+    for field in untouched(trained):
+        if field in changed.fields:
+            same = zsl.fields[field][:, 0]
+            count = len(changed.fields[field]) // len(same)
+            changed.fields[field][:, 0] = same.repeat(count, *[1] * (same.ndim - 1))
 
 
 def too_long(demonstrations: DemonstrationSet, queries: Queries, limit: int) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from raydual.measure.weight_patches import as_weights
@@ -164,7 +164,7 @@ def norms_in_own_dtype(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
     """Inside the block, every RMS norm computes in the dtype of what it gets, not in float32."""
     norms = [module for module in model.modules() if hasattr(module, "variance_epsilon")]
 
-    def forward_of(norm: nn.Module) -> Any:
+    def forward_of(norm: Any) -> Any:
         def forward(x: Tensor) -> Tensor:
             scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + norm.variance_epsilon)
             return norm.weight * (x * scale)
@@ -173,7 +173,7 @@ def norms_in_own_dtype(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
 
     try:
         for norm in norms:
-            norm.forward = forward_of(norm)  # type: ignore[method-assign]
+            norm.forward = forward_of(norm)
         yield model
     finally:
         for norm in norms:

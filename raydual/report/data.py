@@ -76,10 +76,10 @@ class RunData:
         return self.run.comparisons().filter(overall).to_pylist()
 
     @cached_property
-    def comparisons(self) -> dict[tuple[str, str, str], Row]:
-        """The overall comparisons with baselines, by (metric, baseline, baseline's condition)."""
+    def comparisons(self) -> dict[tuple[str, str, str, str], Row]:
+        """The overall comparisons with baselines, by (metric, condition, baseline, baseline's condition)."""
         return {
-            (row["metric"], row["baseline"], row["baseline_condition"]): row
+            (row["metric"], row["condition"], row["baseline"], row["baseline_condition"]): row
             for row in self._comparison_rows
             if row["baseline_control"] == NO_CONTROL
         }
@@ -93,9 +93,9 @@ class RunData:
             if row["baseline_control"] != NO_CONTROL
         }
 
-    def against(self, metric: str, baseline: str, condition: str) -> Row | None:
-        """The overall comparison of a metric with a baseline, or None if it was not made."""
-        return self.comparisons.get((metric, baseline, condition))
+    def against(self, metric: str, baseline: str, condition: str, own: str = "icl-ft") -> Row | None:
+        """The overall comparison of a metric, under its `own` condition, with a baseline; None if it was not made."""
+        return self.comparisons.get((metric, own, baseline, condition))
 
     def overall(self, metric: str, condition: str) -> Row | None:
         """The overall summary row of a metric, or None if it was not measured."""

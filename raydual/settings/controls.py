@@ -33,12 +33,13 @@ class Control:
         return self.weights != "trained"
 
     def changes(self, condition: str) -> bool:
-        """Whether anything can differ in a condition: `zsl`, `icl`, `ft` or two of them (`icl-ft`)."""
+        """Whether anything can differ in a condition: `zsl`, `icl`, `ft`, `patch` or two of them (`icl-ft`)."""
         own_words = self.labels == "abstract"
         context = own_words or self.labels != "true" or self.order > 0
         changed = {
             "zsl": self.draws_models or own_words,
             "icl": self.draws_models or context,
+            "patch": self.draws_models or context,
             "ft": self.draws_models or context or self.tuned_on == "other" or self.step != "set",
         }
         return any(changed[arm] for arm in condition.split("-"))

@@ -1,4 +1,4 @@
-"""The context as weights, dense: each query's own change of the MLP weights, layer by layer, in a copy of the model."""
+"""Changes of the MLP weights that stand for a context, dense, in a copy of the model: for each query, and for all."""
 
 import copy
 
@@ -62,3 +62,65 @@ def context_weight_values(
             [mean([cosine(one[i][part].ravel(), moved[i].ravel()) for one in found]) for i in layers]
         )
     return values
+
+
+Prompt = tuple[list[int], int, list[int]]
+"""Ids with the context, how many of them it has, and ids alone."""
+
+
+def least_squares(x: np.ndarray, wanted: np.ndarray, ridge: float) -> np.ndarray:
+    """M [out, in] with the least mean ‖M x − wanted‖² + ridge · mean ‖x‖² · ‖M‖².
+
+    x [queries, in], wanted [queries, out].
+    """
+    size = x.shape[1]
+    weight = np.sqrt(ridge * np.sum(x**2))
+    rows = np.concatenate([x, weight * np.eye(size)])
+    targets = np.concatenate([wanted, np.zeros((size, wanted.shape[1]))])
+    return np.linalg.lstsq(rows, targets, rcond=None)[0].T
+
+
+def one_patch(
+    model: PreTrainedModel, prompts: list[Prompt], ridge: float
+) -> tuple[PreTrainedModel, list[dict[str, np.ndarray]]]:
+    """A copy with one change of the weights for all prompts, and the change, by layer and part."""
+    changed = copy.deepcopy(model)
+    contexts = [record(model, ids, prefix_length) for ids, prefix_length, _ in prompts]
+    found = []
+    for layer in range(len(model.model.layers)):
+        here = np.stack([record(changed, alone).mlp_in[layer] for *_, alone in prompts])
+        wanted = np.stack([context.mlp_in[layer] for context in contexts])
+        inputs = least_squares(here, wanted - here, ridge)
+        change = {part: array(projection(model, layer, part).weight) @ inputs for part in ("gate", "up")}
+        put(changed, layer, change)
+        after = [record(changed, alone) for *_, alone in prompts]
+        missing = np.stack([c.hidden[layer] - a.hidden[layer] for c, a in zip(contexts, after, strict=True)])
+        down = least_squares(np.stack([a.mlp_product[layer] for a in after]), missing, ridge)
+        put(changed, layer, {"down": down})
+        found.append({**change, "down": down})
+    return changed, found
+
+
+@torch.no_grad()
+def fit_values(
+    model: PreTrainedModel, patched: PreTrainedModel, prompts: list[Prompt]
+) -> dict[tuple[str, str], np.ndarray]:
+    """R² of what the context adds to each layer's output, about its mean and about nothing."""
+    layers = range(len(model.model.layers))
+    change: list[list[np.ndarray]] = [[] for _ in layers]
+    error: list[list[np.ndarray]] = [[] for _ in layers]
+    for ids, prefix_length, alone in prompts:
+        wanted, found = record(model, ids, prefix_length).hidden, record(patched, alone)
+        for i in layers:
+            block = model.model.layers[i].mlp
+            plain = array(block(torch.from_numpy(found.mlp_in[i]).to(model.dtype)))
+            change[i].append(wanted[i] - found.mlp_residual[i] - plain)
+            error[i].append(wanted[i] - found.hidden[i])
+
+    def r_squared(i: int, about: np.ndarray) -> float:
+        return 1 - np.sum(np.square(error[i])) / np.sum(np.square(np.stack(change[i]) - about))
+
+    return {
+        ("patch_r2", "patch"): np.array([r_squared(i, np.mean(change[i], axis=0)) for i in layers]),
+        ("patch_explained", "patch"): np.array([r_squared(i, np.zeros(1)) for i in layers]),
+    }
