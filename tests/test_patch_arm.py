@@ -68,7 +68,7 @@ class Made:
 
     def __init__(self, queries):
         generator = torch.Generator().manual_seed(3)
-        self.model = tiny_model(dtype=torch.float64)
+        self.model = tiny_model(dtype=torch.float64).requires_grad_(False)
         config = self.model.config
         self.rows = Rows(
             torch.randint(0, config.vocab_size, (queries, 6), generator=generator), torch.full((queries,), 6)
