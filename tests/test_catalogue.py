@@ -92,7 +92,7 @@ def test_panels_draw_every_metric_that_names_one_with_a_name_of_its_own():
         m.name for m in CATALOGUE.values() if m.panel and m.per_layer
     }
     # A curve stands beside its own baselines alone.
-    (raw,) = (found for _, found in layers if any(one.metric.name == "simaou_raw" for one in found))
+    (raw,) = (found for _, found in layers if any(one.key == ("simaou_raw", "icl-ft") for one in found))
     assert not any(one.baseline for one in raw)
 
 

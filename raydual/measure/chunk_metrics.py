@@ -7,10 +7,12 @@ from raydual.catalogue.entries import CATALOGUE
 from raydual.catalogue.marks import of_recordings
 from raydual.measure.recordings import Noise, Recordings
 from raydual.measure.weight_updates import simdw
-from raydual.metrics.similarity import cosine, relative_norm, simam, simaou, unit
+from raydual.metrics.similarity import cosine, relative_norm, simam_of_heads, simaou, unit
 
 Layers = Float[Tensor, "G n layers"]
 ByPair = dict[str, Layers]
+Heads = Float[Tensor, "G n layers heads"]
+HeadsByPair = dict[str, Heads]
 
 
 @of_recordings(CATALOGUE["simaou"])
@@ -40,36 +42,36 @@ def update_norms(found: Recordings) -> ByPair:
 
 
 @of_recordings(CATALOGUE["simam"])
-def maps(found: Recordings) -> ByPair:
+def maps(found: Recordings) -> HeadsByPair:
     """SimAM and its zero-shot baseline."""
     return _similar(found, found.scores)
 
 
 @of_recordings(CATALOGUE["delta_simam"])
-def changes_of_maps(found: Recordings) -> ByPair:
+def changes_of_maps(found: Recordings) -> HeadsByPair:
     """ΔSimAM."""
     return _similar_changes(found, found.scores)
 
 
 @of_recordings(CATALOGUE["simam_softmax"])
-def weights(found: Recordings) -> ByPair:
+def weights(found: Recordings) -> HeadsByPair:
     """SimAM after the softmax."""
     return _similar(found, found.directions)
 
 
 @of_recordings(CATALOGUE["delta_simam_softmax"])
-def changes_of_weights(found: Recordings) -> ByPair:
+def changes_of_weights(found: Recordings) -> HeadsByPair:
     """ΔSimAM after the softmax."""
     return _similar_changes(found, found.weights)
 
 
-def _similar(found: Recordings, of: dict[str, Tensor]) -> ByPair:
-    pairs = {name: simam(of[one], of[other]) for name, (one, other) in found.pairs.items()}
-    return pairs | {"icl-zsl": simam(of["icl"], of["zsl"])}
+def _similar(found: Recordings, of: dict[str, Tensor]) -> HeadsByPair:
+    pairs = {name: simam_of_heads(of[one], of[other]) for name, (one, other) in found.pairs.items()}
+    return pairs | {"icl-zsl": simam_of_heads(of["icl"], of["zsl"])}
 
 
-def _similar_changes(found: Recordings, of: dict[str, Tensor]) -> ByPair:
-    return {name: simam(of[one], of[other], of["zsl"]) for name, (one, other) in found.pairs.items()}
+def _similar_changes(found: Recordings, of: dict[str, Tensor]) -> HeadsByPair:
+    return {name: simam_of_heads(of[one], of[other], of["zsl"]) for name, (one, other) in found.pairs.items()}
 
 
 @of_recordings(CATALOGUE["simdual"])
@@ -85,6 +87,7 @@ def relaxed_updates(found: Recordings) -> Layers:
 
 
 @of_recordings(CATALOGUE["lambda"])
-def demonstration_mass(found: Recordings) -> Layers:
-    """λ, mean over heads."""
-    return found.icl["context_mass"].mean(dim=-1)
+def demonstration_mass(found: Recordings) -> Heads:
+    """λ."""
+    # A copy: what is recorded may be changed in place later.
+    return found.icl["context_mass"].clone()
