@@ -114,7 +114,7 @@ def context_weights(
     ] = 3,
     as_json: AsJson = False,
 ) -> None:
-    """Verify that the context is a change of weights, and measure it.
+    """The context as a change of weights, verified.
 
     The model with changed MLP weights gives, without the context, the logits with it; two controls must fail. Then how
     large the changes are, by layer, and their cosines with what fine-tuning changes (finetune.projections).
@@ -158,7 +158,7 @@ def patch(
     control: ControlName = "none",
     as_json: AsJson = False,
 ) -> None:
-    """One patch of the weights for all queries of a seed, and what it does.
+    """One patch of the weights for all queries.
 
     It is fitted on the selection examples; then everything that is measured of it, without the context.
     """

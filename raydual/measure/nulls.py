@@ -43,6 +43,6 @@ def norm_matched(
     patched = ("update_norm", "patch") in values.by_key
     found = {}
     for name in ("icl-ft", "icl-patch", "patch-ft") if patched else ("icl-ft",):
-        norms = (values["update_norm", arm] for arm in name.split("-"))
-        found[name] = norm_matched_null(*norms, values.width, generator)
+        one, other = (values["update_norm", arm] for arm in name.split("-"))
+        found[name] = norm_matched_null(one, other, values.width, generator)
     return found

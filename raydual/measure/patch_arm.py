@@ -92,8 +92,8 @@ class PatchArm:
         """What was seen of each seed's patch, the examples in `order`."""
         errors = torch.cat(self.errors, dim=1).double().cpu().numpy()[:, order]
         count = errors.shape[1]
-        change = (sum(self.squares) / count).cpu().numpy()  # type: ignore[union-attr]
-        mean = (sum(self.sums) / count).square().sum(dim=-1).cpu().numpy()  # type: ignore[union-attr]
+        change = (sum(self.squares) / count).cpu().numpy()
+        mean = (sum(self.sums) / count).square().sum(dim=-1).cpu().numpy()
         sizes = PatchSizes(self.model, self.stacks)
         for layer, patch in enumerate(self.patches):
             sizes.observe(layer, patch)

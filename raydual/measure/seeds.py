@@ -241,10 +241,10 @@ class SeedMeasurer:
             for key, value in self._values(chunk, passes, simdual, training, tuned, contexts).items():
                 gathered.add(key, value)
             PULSE.done += len(sets) / (len(self.chunks) + 1)
-        found = {name: self._predictions(of, len(sets)) for name, of in outcomes.items()}
+        predicted = {name: self._predictions(of, len(sets)) for name, of in outcomes.items()}
         gold, labels = np.asarray(self.queries.labels), len(self.queries.label_tokens)
         predictions = [
-            SeedPredictions(**{name: of[group] for name, of in found.items()}, gold=gold, labels=labels)
+            SeedPredictions(**{name: of[group] for name, of in predicted.items()}, gold=gold, labels=labels)
             for group in range(len(sets))
         ]
         return _Examples(
