@@ -21,7 +21,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from raydual.catalogue.entries import CATALOGUE, OVERALL, of_label
+from raydual.catalogue.entries import OVERALL, of_label
 from raydual.measure import measurer as bench_module
 from raydual.measure import rank_metrics, scoring
 from raydual.measure import seeds as replica
@@ -32,6 +32,7 @@ from raydual.settings.controls import MEASUREMENT, Control
 from raydual.settings.schema import Finetune
 from raydual.study import Study, Unit
 
+from .default_catalogue import CATALOGUE
 from .rank_bounds import TWICE, Order, recall_bound, tau_bound, unsure_maximum
 
 DRAWS = 3

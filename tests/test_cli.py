@@ -13,19 +13,23 @@ import yaml
 
 import raydual
 from raydual.catalogue import entries as catalogue
-from raydual.catalogue.entries import CATALOGUE
 from raydual.commands import main
 from raydual.measure.seeds import SeedMeasurer
 from raydual.one_seed.laboratory import Laboratory
 from raydual.run_directory.directory import FINETUNE_SEARCH, RunDirectory
 from raydual.settings.controls import MEASUREMENT
 
+from .default_catalogue import CATALOGUE
 from .rounding import rounding_bounds
 from .sweeping import tiny_settings
 from .tiny import FAMILIES, LABELS, save_tiny, tiny_examples
 from .tolerance import within
 
-METRICS = [family.command for family in catalogue.FAMILIES.values() if family.table and family.command != "own"]
+METRICS = [
+    family.command
+    for family in catalogue.FAMILIES.values()
+    if family.table and family.command != "own" and not family.switch
+]
 PRINTED = 0.5e-4
 """What four decimals leave out."""
 

@@ -12,6 +12,7 @@ from raydual.catalogue.entries import CATALOGUE
 from raydual.data.examples import Dataset, Examples
 from raydual.measure.conditions import make_chunks, run_condition
 from raydual.measure.seeds import SeedMeasurer
+from raydual.model.anatomy import TRAINABLE
 from raydual.model.attention import attend, dual_attention
 from raydual.model.finetune import finetune
 from raydual.model.loading import load_model
@@ -88,16 +89,20 @@ CASES = {
     "ranks after a softmax": {"measures": {"kendall_softmax": True}},
     "normalised queries": {"measures": {"query_field": "query_normed"}},
     "values only": {"finetune": {"learning_rate": 0.1, "projections": ["v_proj"]}},
+    "queries and outputs": {"finetune": {"learning_rate": 0.1, "projections": ["q_proj", "o_proj"]}},
+    "MLP only": {"finetune": {"learning_rate": 0.1, "projections": ["gate_proj", "up_proj", "down_proj"]}},
+    "all projections": {"finetune": {"learning_rate": 0.02, "projections": list(TRAINABLE)}},
 }
 
 
 OTHERS = [
-    *((case, "qwen3") for case in CASES if case != "as Dai"),
+    *((case, "qwen3") for case in CASES if case not in ("as Dai", "all projections")),
     ("as Dai", "qwen3 with biases"),
     ("as Dai", "llama with biases"),
     ("as Dai", "qwen2"),
     ("normalised queries", "tied llama"),
     ("values only", "llama with biases"),
+    ("all projections", "llama with biases"),
     ("label loss, adamw, two epochs", "qwen2"),
     ("layer-causal", "tied qwen2 of wide heads"),
 ]

@@ -9,8 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from raydual.catalogue.entries import CATALOGUE
-
+from .default_catalogue import CATALOGUE
 from .reference import agreement, dual, metrics, ranks
 from .reference.finetune import FinetuneSettings, finetune
 from .reference.forward import block_inputs, label_scores, record, softmax

@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 import raydual
-from raydual.catalogue.entries import CATALOGUE
 from raydual.errors import UserError
 from raydual.pipeline import execute
 from raydual.run_directory.directory import RunDirectory
@@ -21,6 +20,7 @@ from raydual.settings.reading import load_config, validate_config
 from raydual.study import prepare_study
 from raydual.sweep import main
 
+from .default_catalogue import CATALOGUE
 from .sweeping import SEEDS, tiny_settings
 from .tiny import ANATOMIES, save_tiny
 from .tolerance import Rounding, assert_same_run

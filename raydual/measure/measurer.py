@@ -48,7 +48,12 @@ class Measurer:
         words = _words(control)
         if words not in self._by_words:
             queries = self.study.queries(self.loaded.tokenizer, "measured", control)
-            self._by_words[words] = SeedMeasurer(self.loaded, queries, self.study.config, self.zero_shot.get(words))
+            fitted_on = None
+            if self.study.config.measures.patch:
+                fitted_on = self.study.queries(self.loaded.tokenizer, "selection", control)
+            self._by_words[words] = SeedMeasurer(
+                self.loaded, queries, self.study.config, self.zero_shot.get(words), fitted_on
+            )
         return self._by_words[words]
 
     def shares(self) -> dict[str, ZeroShot]:
@@ -87,10 +92,16 @@ class Measurer:
 
     def _fresh(self, case: Case, control: Control) -> SeedMeasurer:
         """What measures on an untrained model, drawn for this seed alone."""
+        plain = self.for_control()
+        return SeedMeasurer(self.model_of(control, case), plain.queries, self.study.config, fitted_on=plain.fitted_on)
+
+    def model_of(self, control: Control, case: Case) -> LoadedModel:
+        """The model that a case is measured on: the trained one, or one that is drawn for its seed."""
+        if not control.draws_models:
+            return self.loaded
         keys = [self.study.config.measures.noise_seed, case.context.seed]
         seed = int(np.random.SeedSequence(keys).generate_state(1)[0])
-        model = fresh_model(self.loaded, seed, control.weights == "trained_embeddings")
-        return SeedMeasurer(model, self.for_control().queries, self.study.config)
+        return fresh_model(self.loaded, seed, control.weights == "trained_embeddings")
 
 
 def _words(control: Control) -> str:

@@ -91,7 +91,8 @@ def attend(
 
 def _plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
     """(output, log of the softmax's normaliser) of as many query as key heads, step by step; differentiable."""
-    scores = ((query * scaling) @ key.transpose(2, 3)).float() + mask
+    scores = (query * scaling) @ key.transpose(2, 3)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) + mask
     # The maximum only keeps exp in range; it cancels, so no gradient needs to pass through it.
     peak = scores.detach().amax(dim=-1, keepdim=True)
     weights = scores.sub_(peak).exp_()

@@ -1,4 +1,4 @@
-"""Key/value fine-tuning on demonstrations, for many seeds at once (docs/science.md, section 2)."""
+"""Fine-tuning of chosen projections on demonstrations, for many seeds at once (docs/science.md, section 2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from raydual.settings.schema import Finetune
 
 @dataclass(frozen=True)
 class Tuned:
-    """G fine-tuned versions of a model's key/value projections, and what their training passes showed.
+    """G fine-tuned versions of a model's trained projections, and what their training passes showed.
 
     `stacks` goes into `with_projections`. `losses` `[G, steps]` and `finite` `[G]` (False: diverged) tell how it
     went. `recordings[i][name]` `[G, layers, tokens, width]` holds the fields recorded at every token of

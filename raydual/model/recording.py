@@ -12,21 +12,24 @@ from torch import Tensor, nn
 from raydual.model.attention import LayerAttention, Part
 from raydual.model.modules import Rotary, attention_block, attention_inputs, hook_points, layer_index, output_weight
 
-MODULE_FIELDS = ("attn_out", "hidden", "query", "query_normed", "attn_in")
+MODULE_FIELDS = ("attn_out", "hidden", "query", "query_normed", "attn_in", "mlp_residual", "mlp_in", "mlp_product")
+MLP_FIELDS = ("mlp_residual", "mlp_in", "mlp_product")
+OF_INPUTS = ("mlp_residual", "mlp_product")
+"""Those that are a module's input, not its output."""
 ATTENTION_FIELDS = ("scores_query", "scores_demo", "context_mass", "context_update")
 FIELDS = MODULE_FIELDS + ATTENTION_FIELDS
 
 
 @dataclass
 class Recorder:
-    """Collects the named `fields` of every layer, in float32.
+    """Collects the named `fields` of every layer, in float32 (those of modules in another `dtype`, if one is given).
 
     `last` `[batch]` is the index of each row's last real token; None records the module fields at every token.
     After the pass, `result(name)` is:
 
-    - `attn_out`, `hidden`, `attn_in`: `[batch, layers, hidden]`; `query` and `query_normed` (before and after the
-      heads' norm, the same where a family has none): `[batch, layers, heads * head_dim]` (all with a token axis before
-      the last one if `last` is None);
+    - `attn_out`, `hidden`, `attn_in`, `mlp_residual`, `mlp_in`: `[batch, layers, hidden]`; `query` and `query_normed`
+      (before and after the heads' norm, the same where a family has none): `[batch, layers, heads * head_dim]`;
+      `mlp_product`: `[batch, layers, intermediate]` (all with a token axis before the last one if `last` is None);
     - `scores_query`: `[batch, layers, heads, query_len]`, scaled scores before mask and softmax (0 at padding);
     - `scores_demo`: `[batch, layers, heads, prefix]`, the same onto the prefix (0 at padding);
     - `context_mass`: `[batch, layers, heads]`, λ; `context_update`: `[batch, layers, hidden]`, Δ after the output
@@ -36,6 +39,7 @@ class Recorder:
     fields: tuple[str, ...]
     last: Int[Tensor, "batch"] | None = None
     layers: dict[str, list[Tensor]] = field(default_factory=dict)
+    dtype: torch.dtype = torch.float32
     watches_inputs: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -52,7 +56,7 @@ class Recorder:
 
     def module_output(self, name: str, output: Float[Tensor, "batch tokens width"]) -> None:
         """Keep a module's output at the rows' last tokens, or at all tokens."""
-        self.layers[name].append(self._at_last(output, token_axis=1).detach().float())
+        self.layers[name].append(self._at_last(output, token_axis=1).detach().to(self.dtype))
 
     def before_attention(self, module: nn.Module, states: Tensor, rotary: Rotary) -> None:
         """Called before each attention block with its inputs and rotary embedding, if `watches_inputs`."""
@@ -116,6 +120,12 @@ def recording(layers: nn.ModuleList, recorder: Recorder) -> Iterator[Recorder]:
     """Hook the decoder `layers` so that `recorder` gets its module fields inside the block."""
     handles = []
 
+    def watch_input(module: nn.Module, name: str) -> None:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            recorder.module_output(name, inputs[0])
+
+        handles.append(module.register_forward_pre_hook(hook))
+
     def watch(module: nn.Module, name: str) -> None:
         def hook(_module: nn.Module, _inputs: object, output: Tensor | tuple) -> None:
             found = output[0] if isinstance(output, tuple) else output
@@ -133,7 +143,7 @@ def recording(layers: nn.ModuleList, recorder: Recorder) -> Iterator[Recorder]:
             places = hook_points(layer)
             for name in MODULE_FIELDS:
                 if name in recorder.fields:
-                    watch(places[name], name)
+                    (watch_input if name in OF_INPUTS else watch)(places[name], name)
         yield recorder
     finally:
         for handle in handles:

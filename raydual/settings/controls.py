@@ -36,7 +36,7 @@ class Control:
         return self.weights != "trained"
 
     def changes(self, condition: str, gradient: str = "full") -> bool:
-        """Whether anything can differ in a condition: `zsl`, `icl`, `ft` or two of them (`icl-ft`).
+        """Whether anything can differ in a condition: `zsl`, `icl`, `ft`, `patch` or two of them (`icl-ft`).
 
         `gradient` is that of the measurement's fine-tuning, which may be layer-causal itself.
         """
@@ -45,6 +45,7 @@ class Control:
         changed = {
             "zsl": self.draws_models or own_words,
             "icl": self.draws_models or context,
+            "patch": self.draws_models or context,
             "ft": self.draws_models or context or self.tuned_on == "other" or self.step not in ("set", gradient),
         }
         return any(changed[arm] for arm in condition.split("-"))

@@ -357,6 +357,8 @@ def kendall_values(
     """Ranks of the context's attention to the demonstrations beside fine-tuning's, and beside noise."""
     examples = seed.examples[: measures.kendall_examples]
     queries, inputs = training_vectors(seed, measures.query_field), training_vectors(seed, "attn_in")
+    if seed.finetuned.trains_queries:
+        queries = [getattr(trained, measures.query_field) for trained in seed.finetuned.records]
     context, tuning, tuning_input, noise = [], [], [], []
     for example in examples:
         pairs, ft = example.demonstration_pairs, example.recordings["ft"]
