@@ -19,6 +19,8 @@ from raydual.catalogue.metric import (
     Panel,
     of_label,
 )
+from raydual.catalogue.outputs import OUTPUT_METRICS
+from raydual.catalogue.parts import PART_METRICS
 
 __all__ = [
     "CATALOGUE",
@@ -217,6 +219,8 @@ _BUILTIN = (
         ("icl",), family="simaou", panel="mass", shown="tables",
         bounds=(0.0, 1.0),
     ),
+    *PART_METRICS,
+    *OUTPUT_METRICS,
 )  # fmt: skip
 
 CATALOGUE = Catalogue(_BUILTIN)

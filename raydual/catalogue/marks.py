@@ -14,10 +14,10 @@ Of = Literal["recordings", "ranks", "predictions", "values"]
 
 FIELDS = (
     *("attn_out", "hidden", "query", "query_normed", "attn_in", "scores_query"),
-    *("scores_demo", "context_mass", "context_update"),
+    *("scores_demo", "context_mass", "context_update", "part_mass", "part_update", "tuning_update"),
 )
 """What passes can record."""
-IN_CONTEXT_FIELDS = ("scores_demo", "context_mass", "context_update")
+IN_CONTEXT_FIELDS = ("scores_demo", "context_mass", "context_update", "part_mass", "part_update", "tuning_update")
 """Those that only the in-context pass has."""
 
 

@@ -52,6 +52,16 @@ FAMILIES = {
     "kendall": Family(
         "kendall", "rank correlations of attention to demonstrations of a seed, by layer, with their baselines"
     ),
+    "parts": Family(
+        "parts",
+        "who is attended by kind of token of a seed, by layer: label words, texts, template, separators",
+        switch="parts",
+    ),
+    "outputs": Family(
+        "outputs",
+        "output distributions of context and fine-tuning of a seed, calibration of every arm, and who flips",
+        switch="outputs",
+    ),
     "own": Family("own", "metrics of the sweep's own file (measures.own) of a seed, by layer"),
 }
 
@@ -74,6 +84,13 @@ PANELS = {
     "own": Panel("Own metrics"),
     "size": Panel("Size of the updates, relative to the attention output", over_seeds=False),
     "mass": Panel("λ, attention mass on the demonstrations", over_seeds=False),
+    "part_mass": Panel("λ by kind of token", over_seeds=False),
+    "part_share": Panel("Shares of the exact update by kind of token", over_seeds=False),
+    "part_simdual": Panel("SimDual by kind of token"),
+    "divergence": Panel("Divergence of the outputs, nats"),
+    "overlap": Panel("Overlap of the outputs"),
+    "calibration": Panel("Expected calibration error"),
+    "flips": Panel("Right or wrong: zero-shot → in-context, fine-tuned; examples"),
 }
 """In the order of the report."""
 

@@ -81,7 +81,13 @@ class SeedMeasurer:
     def _run(self, chunk: Chunk, condition: str, seeds: int = 1) -> Outcome:
         rows = chunk.alone.repeat(seeds)
         with record_function(condition):
-            return run_condition(self.model, rows, self.queries.label_tokens, self.fields[condition])
+            return run_condition(
+                self.model,
+                rows,
+                self.queries.label_tokens,
+                self.fields[condition],
+                keep_next_token=self.config.measures.outputs and condition != "zsl",
+            )
 
     def measure(
         self,
@@ -156,7 +162,8 @@ class SeedMeasurer:
         values, outcomes = defaultdict(list), defaultdict(list)
         for chunk, passes, simdual in self.passes(prefix, tuned):
             for name, outcome in passes.items():
-                outcomes[name].append((outcome.prediction.view(-1, len(chunk.index)), outcome.greedy))
+                n = len(chunk.index)
+                outcomes[name].append([x.view(-1, n) for x in (outcome.prediction, outcome.greedy, outcome.confidence)])
             for key, value in self._values(chunk, passes, simdual, training, tuned, contexts).items():
                 values[key].append(value)
             PULSE.done += len(sets) / (len(self.chunks) + 1)
@@ -200,7 +207,9 @@ class SeedMeasurer:
     def encode(self, sets: Sequence[DemonstrationSet], recorder: Recorder | None = None) -> tuple[Prefix, Tensor]:
         """The shared prefixes of seeds, and which of their tokens are real, `[G, prefix]`."""
         prompts = [np.concatenate([s.prefix, self.queries.separator]) for s in sets]
-        return encode_prefix(self.model, prompts, recorder), Rows.pad(prompts, self.model.device).real
+        kinds = Rows.pad([s.parts.followed_by(len(self.queries.separator)).kind for s in sets], self.model.device).ids
+        prefix = replace(encode_prefix(self.model, prompts, recorder), kinds=kinds)
+        return prefix, Rows.pad(prompts, self.model.device).real
 
     def passes(self, prefix: Prefix, tuned: Tuned) -> Iterator[tuple[Chunk, dict[str, Outcome], Tensor]]:
         """Each chunk with its outcomes under `zsl`, `icl` and `ft`, rows grouped by seed, and SimDual."""
@@ -219,7 +228,14 @@ class SeedMeasurer:
         rows = chunk.in_context.repeat(count)
         recorder = DualRecorder(self.fields["icl"], rows.last, stacks=tuned.stacks, real=rows.real)
         with record_function("icl"):
-            outcome = run_condition(self.model, rows, self.queries.label_tokens, prefix=prefix, recorder=recorder)
+            outcome = run_condition(
+                self.model,
+                rows,
+                self.queries.label_tokens,
+                prefix=prefix,
+                recorder=recorder,
+                keep_next_token=self.config.measures.outputs,
+            )
         return outcome, torch.stack(recorder.simdual, dim=-1).view(count, len(chunk.index), -1)
 
     def _in_order(self, values: Mapping[Key, list[Tensor]]) -> dict[Key, np.ndarray]:
@@ -227,15 +243,14 @@ class SeedMeasurer:
         joined = {key: torch.cat(parts, dim=1).double().cpu().numpy() for key, parts in values.items()}
         return {key: x[:, self.order] if x.shape[1] == len(self.order) else x for key, x in joined.items()}
 
-    def _predictions(self, outcomes: list[tuple[Tensor, Tensor]], count: int) -> list[Predictions]:
-        """Each seed's predictions, from the labels `[1 or G, n]` and greedy tokens of every chunk."""
-        labels = torch.cat([label for label, _ in outcomes], dim=1).cpu().numpy()[:, self.order]
-        greedy = torch.cat([tokens.view(label.shape) for label, tokens in outcomes], dim=1).cpu().numpy()[:, self.order]
+    def _predictions(self, outcomes: list[list[Tensor]], count: int) -> list[Predictions]:
+        """Each seed's predictions, from the labels, greedy tokens and confidences `[1 or G, n]` of every chunk."""
+        parts = (torch.cat(list(kind), dim=1).cpu().numpy()[:, self.order] for kind in zip(*outcomes, strict=True))
         gold = np.asarray(self.queries.labels)
         gold_tokens = np.asarray([word[0] for word in self.queries.label_tokens])[gold]
         return [
-            Predictions(found, found == gold, tokens == gold_tokens)
-            for found, tokens in zip(*(np.broadcast_to(x, (count, len(gold))) for x in (labels, greedy)), strict=True)
+            Predictions(found, found == gold, tokens == gold_tokens, confidence)
+            for found, tokens, confidence in zip(*(np.broadcast_to(x, (count, len(gold))) for x in parts), strict=True)
         ]
 
     def _drawn(self, seed: int, values: dict[Key, np.ndarray]) -> dict[Key, np.ndarray]:

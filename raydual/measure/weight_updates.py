@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -24,7 +25,7 @@ from raydual.model.modules import (
     split_heads,
 )
 from raydual.model.passes import Rows, hidden_states
-from raydual.model.recording import Recorder
+from raydual.model.recording import FIELDS, Recorder
 from raydual.model.stacked import Stacks
 
 
@@ -34,7 +35,8 @@ class DualRecorder(Recorder):
 
     `simdual` holds, for each layer, the cosine `[batch]` of the context's exact update λ (o_demo - o_own) with the
     change that the fine-tuned projections `stacks` make to the attention over the query's own tokens, both of the
-    last token and after the output projection.
+    last token and after the output projection. Fine-tuning's change itself is the field `tuning_update`
+    `[batch, layers, hidden]`, if that is asked for.
     """
 
     stacks: Stacks = field(default_factory=dict)
@@ -42,6 +44,7 @@ class DualRecorder(Recorder):
     simdual: list[Tensor] = field(default_factory=list)
     tuned: tuple[Tensor, Tensor] | None = None
     watches_inputs = True
+    known: ClassVar[tuple[str, ...]] = (*FIELDS, "tuning_update")
 
     @record_function("simdual")
     def before_attention(self, module: nn.Module, states: Tensor, rotary: Rotary) -> None:
@@ -71,6 +74,8 @@ class DualRecorder(Recorder):
             for change in (tuned_out - own_out, self.context_change(layer.own, layer.demonstrations))
         )
         self.simdual.append(cosine(by_context, by_tuning))
+        if "tuning_update" in self.fields:
+            self.layers["tuning_update"].append(by_tuning)
 
 
 @record_function("simdw")

@@ -27,12 +27,14 @@ class Prefix:
     """Keys and values of G seeds' demonstrations, shared by all rows of a batch that belong to a seed.
 
     `keys[layer]` and `values[layer]` are `[G, kv_heads, prefix, head_dim]`, right-padded; `lengths` `[G]` counts
-    the real tokens. A batch that attends to it has its rows grouped by seed, the same number for each.
+    the real tokens. `kinds` says what each token is, a place in `raydual.catalogue.parts.PARTS`. A batch that attends
+    to it has its rows grouped by seed, the same number for each.
     """
 
     keys: tuple[Float[Tensor, "G kv_heads prefix head_dim"], ...]
     values: tuple[Float[Tensor, "G kv_heads prefix head_dim"], ...]
     lengths: Int[Tensor, "G"]
+    kinds: Int[Tensor, "G prefix"] | None = None
 
     def mask(self, dtype: torch.dtype) -> Float[Tensor, "G 1 1 prefix"]:
         """The additive mask that hides the padding."""

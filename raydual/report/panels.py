@@ -1,5 +1,6 @@
 """Which metrics the figures' panels draw, and how: all of it follows from the catalogue."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -61,12 +62,12 @@ def _drawn(catalogue: Catalogue, panel: str) -> list[Drawn]:
         if metric.panel == panel
         for condition in metric.conditions
     ]
-    # Each kind has colours of its own, in order; what is of one condition alone has that condition's.
+    # Each kind has colours of its own, in order; what alone is of one condition has that condition's.
     colours = {True: iter(theme.nulls()), False: iter(theme.comparisons())}
+    conditions = Counter(condition for _, condition, _ in found)
+    alone = {name: colour for name, colour in theme.OF_CONDITION.items() if conditions[name] == 1}
     return [
-        Drawn(
-            metric, condition, _name(metric, condition), theme.OF_CONDITION.get(condition) or next(colours[base]), base
-        )
+        Drawn(metric, condition, _name(metric, condition), alone.get(condition) or next(colours[base]), base)
         for metric, condition, base in found
     ]
 

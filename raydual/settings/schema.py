@@ -170,6 +170,8 @@ class Measures(Settings):
     margin: Annotated[float, Field(strict=True, gt=0, lt=1)] = Field(
         default=0.05, description="differences below this share of a metric's largest value count as none that matters"
     )
+    parts: Flag = Field(default=False, description="λ, the exact update and SimDual by kind of token")
+    outputs: Flag = Field(default=False, description="output distributions, calibration and flips")
     own: Annotated[OwnMetrics | None, BeforeValidator(_read_own)] = Field(
         default=None, description="a Python file with metrics (docs/own_metric.md)"
     )
@@ -230,7 +232,7 @@ class Execution(Settings):
         return (32 if on_gpu else 8) if self.seeds_per_batch == "auto" else self.seeds_per_batch
 
 
-_NEWER_MEASURES = {"margin"}
+_NEWER_MEASURES = {"margin", "parts", "outputs"}
 """Settings of `measures` that the first version did not have."""
 
 _GROUPS = ("split", "search", "finetune", "measures", "controls", "execution")
