@@ -4,6 +4,7 @@ A metric is an entry here, a function marked with that entry (`raydual.catalogue
 definition in docs/science.md and its plain counterpart in the oracle.
 """
 
+from raydual.catalogue.influence import INFLUENCE_METRICS
 from raydual.catalogue.metric import (
     CONDITIONS,
     FAILED,
@@ -221,6 +222,7 @@ _BUILTIN = (
     ),
     *PART_METRICS,
     *OUTPUT_METRICS,
+    *INFLUENCE_METRICS,
 )  # fmt: skip
 
 CATALOGUE = Catalogue(_BUILTIN)

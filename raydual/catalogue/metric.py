@@ -62,6 +62,12 @@ FAMILIES = {
         "output distributions of context and fine-tuning of a seed, calibration of every arm, and who flips",
         switch="outputs",
     ),
+    "influence": Family(
+        "influence",
+        "influence of each demonstration of a seed, done in context and asked for by fine-tuning, with its null",
+        switch="influence",
+        on="8",
+    ),
     "own": Family("own", "metrics of the sweep's own file (measures.own) of a seed, by layer"),
 }
 
@@ -87,6 +93,7 @@ PANELS = {
     "part_mass": Panel("λ by kind of token", over_seeds=False),
     "part_share": Panel("Shares of the exact update by kind of token", over_seeds=False),
     "part_simdual": Panel("SimDual by kind of token"),
+    "influence": Panel("Influence of each demonstration, Kendall's τ"),
     "divergence": Panel("Divergence of the outputs, nats"),
     "overlap": Panel("Overlap of the outputs"),
     "calibration": Panel("Expected calibration error"),

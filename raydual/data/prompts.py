@@ -34,6 +34,22 @@ class Queries:
     def __len__(self) -> int:
         return len(self.alone)
 
+    def take(self, which: range) -> "Queries":
+        """Some of the queries."""
+
+        def pick(values: tuple) -> tuple:
+            return tuple(values[i] for i in which)
+
+        return Queries(
+            alone=pick(self.alone),
+            in_context=pick(self.in_context),
+            aligned_alone=pick(self.aligned_alone),
+            aligned_in_context=pick(self.aligned_in_context),
+            separator=self.separator,
+            labels=pick(self.labels),
+            label_tokens=self.label_tokens,
+        )
+
     @property
     def lengths(self) -> list[int]:
         """How many tokens each query and a label word need at most, alone or after the demonstrations."""

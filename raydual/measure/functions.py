@@ -6,10 +6,18 @@ from types import ModuleType
 from raydual.catalogue.entries import CATALOGUE, Catalogue, MetricError
 from raydual.catalogue.marks import Measure
 from raydual.catalogue.own import measures_in
-from raydual.measure import chunk_metrics, nulls, output_metrics, part_metrics, prediction_metrics, rank_metrics
+from raydual.measure import (
+    chunk_metrics,
+    influence,
+    nulls,
+    output_metrics,
+    part_metrics,
+    prediction_metrics,
+    rank_metrics,
+)
 from raydual.settings.schema import Measures
 
-_MODULES = (prediction_metrics, chunk_metrics, rank_metrics, nulls, part_metrics, output_metrics)
+_MODULES = (prediction_metrics, chunk_metrics, rank_metrics, nulls, part_metrics, output_metrics, influence)
 
 
 def matched(catalogue: Catalogue, modules: Sequence[ModuleType]) -> tuple[Measure, ...]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from raydual.measure.grouping import Groups, group_size
+from raydual.measure.influence import Influences
 from raydual.measure.rows import Row
 from raydual.measure.seeds import SeedMeasurer, ZeroShot
 from raydual.model.fresh import fresh_model
@@ -63,10 +64,21 @@ class Measurer:
             rows = [row for case in cases for row in self._measure(self._fresh(case, control), control, [case])]
         return [{**row, "control": control.name} for row in rows]
 
+    def influences(self, control: Control, case: Case, examples: int) -> Influences:
+        """What each demonstration of a case does, and what its fine-tuning step asks for, on the first `examples`."""
+        trained = control.weights == "trained"
+        seeds = self.for_control(control) if trained else self._fresh(case, control)
+        others = [case.tuned_on] if case.tuned_on else None
+        at_random = control.step == "random"
+        return seeds.influences([case.context], self._settings(control), others, at_random, examples)[0]
+
+    def _settings(self, control: Control) -> Finetune:
+        if control.step != "layer_causal":
+            return self.settings
+        return self.settings.model_copy(update={"gradient": "layer_causal"})
+
     def _measure(self, seeds: SeedMeasurer, control: Control, cases: Sequence[Case]) -> list[Row]:
-        settings = self.settings
-        if control.step == "layer_causal":
-            settings = settings.model_copy(update={"gradient": "layer_causal"})
+        settings = self._settings(control)
         if self.groups is None:
             execution = self.study.config.execution
             self.groups = Groups(

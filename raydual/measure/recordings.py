@@ -177,7 +177,7 @@ class Noise:
     def __call__(self, layers: int, elements: int) -> Float[Tensor, "G n layers elements"]:
         """So many elements for every layer."""
         found = self._recordings
-        return keyed_noise(found.measures.noise_seed, self._stream, found.seeds, found.chunk, (layers, elements))
+        return keyed_noise(found.measures.noise_seed, self._stream, found.seeds, found.chunk.index, (layers, elements))
 
 
 def _own_softmax(scores: Float[Tensor, "G n layers heads tokens"], real: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from raydual.catalogue.marks import Measure, Of
 from raydual.data.prompts import DemonstrationSet, Queries
 from raydual.measure.conditions import Chunk, Outcome, make_chunks, run_condition
 from raydual.measure.functions import functions_of
+from raydual.measure.influence import Influence, Influences, influence_values
 from raydual.measure.nulls import SeedValues, drawn_values
 from raydual.measure.prediction_metrics import Predictions, SeedPredictions, predicted_values
 from raydual.measure.rank_metrics import Training, rank_metrics, training_tokens
@@ -136,6 +137,10 @@ class SeedMeasurer:
         if at_random:
             tuned = random_step(self.model, tuned, [s.seed for s in sets], self.config.measures.noise_seed)
         values, predictions = self._examples(sets, training, tuned)
+        if self.config.measures.influence:
+            influences = self.influences(sets, settings, others, at_random, self.config.measures.influence)
+            noise_seed = self.config.measures.noise_seed
+            values |= influence_values(self._of("influence"), influences, [s.seed for s in sets], noise_seed)
         rows: list[Row] = []
         for group, demonstrations in enumerate(sets):
             seed = demonstrations.seed
@@ -150,6 +155,20 @@ class SeedMeasurer:
                     layer_rows(seed, metric, condition, x) if x.ndim == 2 else [example_row(seed, metric, condition, x)]
                 )
         return rows
+
+    def influences(
+        self,
+        sets: Sequence[DemonstrationSet],
+        settings: Finetune,
+        tuned_on: Sequence[DemonstrationSet] | None,
+        at_random: bool,
+        examples: int,
+    ) -> list[Influences]:
+        """The influences of every seed's demonstrations on the first `examples`; the rest as in `measure`."""
+        queries = self.queries.take(range(min(examples, len(self.queries))))
+        execution, noise_seed = self.config.execution, self.config.measures.noise_seed
+        measurer = Influence(self.model, queries, execution.batch_size, settings, noise_seed)
+        return measurer.measure(sets, tuned_on, at_random)
 
     @torch.inference_mode()
     def _examples(

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from raydual.data.prompts import DemonstrationSet, Queries
 from raydual.data.tokens import encode
 from raydual.errors import UserError
+from raydual.measure.influence import Influences
 from raydual.measure.measurer import Measurer
 from raydual.measure.rows import Row
 from raydual.measure.scoring import Scorer
@@ -20,10 +21,10 @@ from raydual.model.loading import LoadedModel, load_model
 from raydual.model.passes import Rows, encode_prefix, hidden_states
 from raydual.model.recording import Recorder
 from raydual.run_directory.directory import FAILED
-from raydual.settings.controls import MEASUREMENT, control_named
+from raydual.settings.controls import MEASUREMENT, Control, control_named
 from raydual.settings.reading import validate_config
 from raydual.settings.schema import Finetune, SweepConfig
-from raydual.study import Study, prepare_study
+from raydual.study import Case, Study, prepare_study
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,29 @@ class Laboratory:
         UserError
             The seed cannot be measured, with the reason, or there is no such control.
         """
-        unit = self.study.unit(seed, control_named(control), self.seeds)
-        case = self.study.case(self.loaded.tokenizer, unit)
-        self._fitting(case.context)
-        rows = self.measurer.measure(unit.control, [case])
+        kind, case = self._case(seed, control)
+        rows = self.measurer.measure(kind, [case])
         if rows[0]["metric"] == FAILED:
             raise UserError(f"seed {seed}: {rows[0]['reason']}")
         return rows
+
+    def _case(self, seed: int, control: str) -> tuple[Control, Case]:
+        unit = self.study.unit(seed, control_named(control), self.seeds)
+        case = self.study.case(self.loaded.tokenizer, unit)
+        self._fitting(case.context)
+        return unit.control, case
+
+    def influences(self, seed: int, examples: int = 8, control: str = MEASUREMENT.name) -> Influences:
+        """What each demonstration does to a query's margin in context, and what its fine-tuning step asks for.
+
+        Both are `[examples, demonstrations]`, of the first measured examples (docs/science.md, section 4).
+
+        Raises
+        ------
+        UserError
+            The seed does not fit into the model's context, or there is no such control.
+        """
+        return self.measurer.influences(*self._case(seed, control), examples)
 
     def evaluate(self, seed: int, control: str = MEASUREMENT.name) -> Evaluation:
         """Zero-shot, in-context and fine-tuned accuracy of a seed, or of a control of it."""
