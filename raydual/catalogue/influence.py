@@ -4,14 +4,14 @@ from raydual.catalogue.metric import Metric
 
 INFLUENCE_METRICS = (
     Metric(
-        "influence_tau", "Kendall's τ of influence",
+        "influence_tau", "Influence, Kendall's τ",
         "Rank correlation, over demonstrations, of what each does to the gold label's margin in context with what its "
         "fine-tuning step asks for.",
         family="influence", panel="influence", short="done and asked", shown="tables",
         per_layer=False, similarity=True, baselines=(("influence_tau_random", "icl-ft"),),
     ),
     Metric(
-        "influence_tau_random", "Kendall's τ of influence, random baseline",
+        "influence_tau_random", "Influence, Kendall's τ, random",
         "Rank correlation of what each demonstration does in context with uniform noise.",
         family="influence", panel="influence", short="random", shown="summary",
         per_layer=False, random=True,

@@ -93,11 +93,11 @@ PANELS = {
     "part_mass": Panel("λ by kind of token", over_seeds=False),
     "part_share": Panel("Shares of the exact update by kind of token", over_seeds=False),
     "part_simdual": Panel("SimDual by kind of token"),
-    "influence": Panel("Influence of each demonstration, Kendall's τ"),
-    "divergence": Panel("Divergence of the outputs, nats"),
-    "overlap": Panel("Overlap of the outputs"),
-    "calibration": Panel("Expected calibration error"),
-    "flips": Panel("Right or wrong: zero-shot → in-context, fine-tuned; examples"),
+    "influence": Panel("Influence, Kendall's τ"),
+    "divergence": Panel("Output divergence, nats"),
+    "overlap": Panel("Output overlap"),
+    "calibration": Panel("Calibration error"),
+    "flips": Panel("Flips zsl, icl, ft: right, wrong"),
 }
 """In the order of the report."""
 

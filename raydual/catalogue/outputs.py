@@ -16,17 +16,17 @@ FLIPS = tuple("".join(cell) for cell in product("wr", repeat=3))
 _RIGHT = {"w": "wrong", "r": "right"}
 
 
-def _distances(where: str, over: str) -> Iterator[Metric]:
+def _distances(where: str, over: str, which: str, short: str) -> Iterator[Metric]:
     """What two distributions over the same outcomes are compared by."""
     yield Metric(
-        f"kl_{where}", f"KL divergence over {over}",
-        f"Kullback-Leibler divergence of fine-tuning's probabilities of {over} from the context's, in nats.",
-        family="outputs", panel="divergence", short=f"KL, {over}", shown="tables", per_layer=False, bounds=(0.0, None),
+        f"kl_{where}", f"KL, {over}",
+        f"Kullback-Leibler divergence of fine-tuning's probabilities of {which} from the context's, in nats.",
+        family="outputs", panel="divergence", short=f"KL {short}", shown="tables", per_layer=False, bounds=(0.0, None),
     )  # fmt: skip
     yield Metric(
-        f"js_{where}", f"Jensen-Shannon divergence over {over}",
-        f"Jensen-Shannon divergence between the context's and fine-tuning's probabilities of {over}, in nats.",
-        family="outputs", panel="divergence", short=f"JS, {over}", shown="tables",
+        f"js_{where}", f"JS, {over}",
+        f"Jensen-Shannon divergence between the context's and fine-tuning's probabilities of {which}, in nats.",
+        family="outputs", panel="divergence", short=f"JS {short}", shown="tables",
         per_layer=False, bounds=(0.0, 0.6931471805599453),
     )  # fmt: skip
 
@@ -36,14 +36,14 @@ def _flips(cell: str) -> Metric:
     return Metric(
         f"flips_{cell}", f"Flips: {zsl}, {icl}, {ft}",
         f"Number of examples where zero-shot is {zsl}, in-context {icl} and fine-tuned {ft}.",
-        family="outputs", panel="flips", short=f"{zsl} → {icl}, {ft}", shown="summary",
+        family="outputs", panel="flips", short=cell, shown="summary",
         per_layer=False, bounds=(0.0, None),
     )  # fmt: skip
 
 
 OUTPUT_METRICS = (
-    *_distances("labels", "label words"),
-    *_distances("vocabulary", "the vocabulary"),
+    *_distances("labels", "label words", "label words", "lab."),
+    *_distances("vocabulary", "vocabulary", "the next token", "voc."),
     Metric(
         "top10_overlap", "Top-10 overlap",
         "Share of the context's 10 most probable next tokens that are among fine-tuning's.",
@@ -55,7 +55,7 @@ OUTPUT_METRICS = (
         family="outputs", panel="overlap", short="cosine", shown="tables", per_layer=False, bounds=(0.0, 1.0),
     ),
     Metric(
-        "calibration_error", "Expected calibration error",
+        "calibration_error", "Calibration error",
         "Mean gap, over 10 bins of equally many examples, between confidence in the predicted label and accuracy.",
         ("zsl", "icl", "ft"), family="outputs", panel="calibration", shown="tables",
         per_layer=False, bounds=(0.0, 1.0),
