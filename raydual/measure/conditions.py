@@ -84,11 +84,6 @@ class Outcome:
         """The label id with the highest score."""
         return self.scores.argmax(dim=1)
 
-    @property
-    def confidence(self) -> Float[Tensor, "rows"]:
-        """The probability of the predicted label among the label words, in float64."""
-        return self.scores.double().softmax(dim=1).amax(dim=1)
-
 
 def run_condition(
     model: PreTrainedModel,

@@ -18,13 +18,19 @@ from raydual.metrics.prediction import Recall, jaccard, kappa, rec2ftp, reverse_
 class Predictions:
     """What one condition predicted: label ids `[examples]`, and whether the label and the greedy token are right.
 
-    `confidence` is the probability of the predicted label among the label words.
+    `scores` `[examples, labels]` are mean log-probabilities of the label words.
     """
 
     label: Int[np.ndarray, "examples"]
     right: Bool[np.ndarray, "examples"]
     greedy_right: Bool[np.ndarray, "examples"]
-    confidence: Float[np.ndarray, "examples"]
+    scores: Float[np.ndarray, "examples labels"]
+
+    @property
+    def confidence(self) -> Float[np.ndarray, "examples"]:
+        """The probability of the predicted label among the label words."""
+        scores = self.scores.astype(np.float64)
+        return 1 / np.exp(scores - scores.max(axis=1, keepdims=True)).sum(axis=1)
 
 
 @dataclass(frozen=True)
