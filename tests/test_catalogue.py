@@ -20,10 +20,9 @@ from raydual.report.panels import panels_over_seeds, panels_through_layers
 from raydual.run_directory.directory import MEASUREMENTS, measurement_table
 from raydual.statistics.reduce import reduce_run
 
-from .synthetic import control_rows, synthetic_run
+from .synthetic import USUAL, control_rows, synthetic_run
 
 SCIENCE = (Path(__file__).parent.parent / "docs" / "science.md").read_text(encoding="utf-8")
-USUAL = Catalogue(metric for metric in CATALOGUE.values() if not metric.switch)
 NEW = Metric("new", "New", "A new one.", family="simam", panel="maps")
 
 

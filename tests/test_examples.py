@@ -19,7 +19,7 @@ from raydual.settings.reading import validate_config
 from .reference import seed as plain
 from .reference.finetune import FinetuneSettings
 from .sweeping import ROOT
-from .synthetic import synthetic_config, synthetic_rows
+from .synthetic import USUAL, synthetic_config, synthetic_rows
 from .test_equals_plain import RANDOM, bounds_of, plain_task, prompts, study_of, sweep
 from .tiny import LABELS, label_ids, save_tiny, tiny_examples, tiny_tokenizer
 
@@ -108,7 +108,7 @@ def test_the_mean_over_examples_is_the_measured_row(measured):
             assert column(table, f"right.{arm}").mean() == values["accuracy", arm, -1]
             assert column(table, f"greedy_right.{arm}").mean() == values["greedy_accuracy", arm, -1]
         keys = value_keys(table)
-        assert {metric for metric, _ in keys} == {name for name, metric in CATALOGUE.items() if metric.per_layer}
+        assert {metric for metric, _ in keys} == {name for name, metric in USUAL.items() if metric.per_layer}
         for metric, condition in keys:
             layers = column(table, f"{metric}.{condition}.layers")
             assert len(layers) == (FEW if CATALOGUE[metric].family == "kendall" else 17)
