@@ -233,3 +233,20 @@ def test_influences_change_no_other_number(tiny_directory):
     assert {row["metric"] for row in after} - names == {
         "influence_tau", "influence_tau_random", "influence_done", "influence_asked",
     }  # fmt: skip
+
+
+def test_values_by_example_are_those_of_the_first_examples_in_their_order():
+    laboratory = Laboratory(
+        {
+            "task": "sst2",
+            "demonstrations": 4,
+            "split": {"measured": 12},
+            "measures": {"influence": 5},
+            "execution": {"batch_size": 4},
+        }
+    )
+    column = laboratory.examples(0).column("influence_tau.icl-ft").to_pylist()
+    expected = tau_of_influence(laboratory.influences(0, examples=5)).tolist()
+    assert len(set(expected)) > 2
+    assert column[:5] == pytest.approx(expected)
+    assert column[5:] == [None] * 7
