@@ -272,7 +272,7 @@ def _prediction_bounds(plain: Watch, moved: Sequence[Watch], place: tuple[int, s
     ratios = {
         (metric.name, condition): math.inf if corrected else 0.0
         for metric in CATALOGUE.values()
-        if not metric.per_layer
+        if not metric.per_layer and not metric.switch
         for condition in metric.conditions_with_labels(plain.scores[*place, "icl"][0].shape[-1])
     }
     return ratios | bounds

@@ -4,6 +4,7 @@ A metric is an entry here, a function marked with that entry (`raydual.catalogue
 definition in docs/science.md and its plain counterpart in the oracle.
 """
 
+from raydual.catalogue.influence import INFLUENCE_METRICS
 from raydual.catalogue.metric import (
     CONDITIONS,
     FAILED,
@@ -21,6 +22,8 @@ from raydual.catalogue.metric import (
     Panel,
     of_label,
 )
+from raydual.catalogue.outputs import OUTPUT_METRICS
+from raydual.catalogue.parts import PART_METRICS
 
 __all__ = [
     "CATALOGUE",
@@ -302,6 +305,9 @@ _BUILTIN = (
         "Cosine of the patch with the change that fine-tuning makes to the down projection, where it is trained.",
         ("patch-ft",), family="patch", panel="patch_weights", short="down", shown="tables",
     ),
+    *PART_METRICS,
+    *OUTPUT_METRICS,
+    *INFLUENCE_METRICS,
 )  # fmt: skip
 
 CATALOGUE = Catalogue(_BUILTIN)

@@ -72,6 +72,22 @@ FAMILIES = {
         switch="patch",
         on="{ridge: 0.001}",
     ),
+    "parts": Family(
+        "parts",
+        "who is attended by kind of token of a seed, by layer: label words, texts, template, separators",
+        switch="parts",
+    ),
+    "outputs": Family(
+        "outputs",
+        "output distributions of context and fine-tuning of a seed, calibration of every arm, and who flips",
+        switch="outputs",
+    ),
+    "influence": Family(
+        "influence",
+        "influence of each demonstration of a seed, done in context and asked for by fine-tuning, with its null",
+        switch="influence",
+        on="8",
+    ),
     "own": Family("own", "metrics of the sweep's own file (measures.own) of a seed, by layer"),
 }
 
@@ -102,6 +118,14 @@ PANELS = {
     "own": Panel("Own metrics"),
     "size": Panel("Size of the updates, relative to the attention output", over_seeds=False),
     "mass": Panel("λ, attention mass on the demonstrations", over_seeds=False),
+    "part_mass": Panel("λ by kind of token", over_seeds=False),
+    "part_share": Panel("Shares of the exact update by kind of token", over_seeds=False),
+    "part_simdual": Panel("SimDual by kind of token"),
+    "influence": Panel("Influence, Kendall's τ"),
+    "divergence": Panel("Output divergence, nats"),
+    "overlap": Panel("Output overlap"),
+    "calibration": Panel("Calibration error"),
+    "flips": Panel("Flips zsl, icl, ft: right, wrong"),
 }
 """In the order of the report."""
 

@@ -7,10 +7,23 @@ from types import ModuleType
 from raydual.catalogue.entries import CATALOGUE, Catalogue, MetricError
 from raydual.catalogue.marks import Measure
 from raydual.catalogue.own import measures_in
-from raydual.measure import chunk_metrics, nulls, patch_arm, prediction_metrics, rank_metrics, weight_patches
+from raydual.measure import (
+    chunk_metrics,
+    influence,
+    nulls,
+    output_metrics,
+    part_metrics,
+    patch_arm,
+    prediction_metrics,
+    rank_metrics,
+    weight_patches,
+)
 from raydual.settings.schema import Measures
 
-_MODULES = (prediction_metrics, chunk_metrics, rank_metrics, nulls, weight_patches, patch_arm)
+_MODULES = (
+    *(prediction_metrics, chunk_metrics, rank_metrics, nulls),
+    *(weight_patches, patch_arm, part_metrics, output_metrics, influence),
+)
 
 
 def matched(catalogue: Catalogue, modules: Sequence[ModuleType]) -> tuple[Measure, ...]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from raydual.measure.examples import Found
 from raydual.measure.grouping import Groups, group_size
+from raydual.measure.influence import Influences
 from raydual.measure.rows import Row
 from raydual.measure.seeds import SeedMeasurer, ZeroShot
 from raydual.model.fresh import fresh_model
@@ -73,10 +74,21 @@ class Measurer:
             parts = [part for case in cases for part in self._measure(self._fresh(case, control), control, [case])]
         return Found.joined(parts, control.name)
 
+    def influences(self, control: Control, case: Case, examples: int) -> Influences:
+        """What each demonstration of a case does, and what its fine-tuning step asks for, on the first `examples`."""
+        trained = control.weights == "trained"
+        seeds = self.for_control(control) if trained else self._fresh(case, control)
+        others = [case.tuned_on] if case.tuned_on else None
+        at_random = control.step == "random"
+        return seeds.influences([case.context], self._settings(control), others, at_random, examples)[0]
+
+    def _settings(self, control: Control) -> Finetune:
+        if control.step != "layer_causal":
+            return self.settings
+        return self.settings.model_copy(update={"gradient": "layer_causal"})
+
     def _measure(self, seeds: SeedMeasurer, control: Control, cases: Sequence[Case]) -> list[Found]:
-        settings = self.settings
-        if control.step == "layer_causal":
-            settings = settings.model_copy(update={"gradient": "layer_causal"})
+        settings = self._settings(control)
         if self.groups is None:
             execution = self.study.config.execution
             self.groups = Groups(

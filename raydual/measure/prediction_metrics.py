@@ -26,6 +26,12 @@ class Predictions:
     greedy_right: Bool[np.ndarray, "examples"]
     scores: Float[np.ndarray, "examples labels"]
 
+    @property
+    def confidence(self) -> Float[np.ndarray, "examples"]:
+        """The probability of the predicted label among the label words."""
+        scores = self.scores.astype(np.float64)
+        return 1 / np.exp(scores - scores.max(axis=1, keepdims=True)).sum(axis=1)
+
 
 @dataclass(frozen=True)
 class SeedPredictions:

@@ -134,7 +134,7 @@ def rank_metrics(
     for group, seed in enumerate(training):
         attended = scores_demo[group][chosen].sum(dim=2)[..., seed.prefix_index]
         of_seed = torch.tensor([seed.seed], device=query.device)
-        noise = keyed_noise(measures.noise_seed, KENDALL_NOISE, of_seed, chunk, attended.shape[1:])
+        noise = keyed_noise(measures.noise_seed, KENDALL_NOISE, of_seed, chunk.index, attended.shape[1:])
         paid = _inner(query[group][chosen], seed.query, seed.first_query_alike)
         paid_inputs = _inner(attn_in[group][chosen], seed.attn_in, seed.first_alike)
         ranked = [attended, paid, paid_inputs, noise[0][chosen]]

@@ -16,14 +16,14 @@ from raydual.catalogue.marks import FIELDS, IN_CONTEXT_FIELDS, Measure
 from raydual.measure.call import arrays
 from raydual.measure.conditions import Chunk, Outcome
 from raydual.measure.keyed_noise import keyed_noise, stream_of
-from raydual.model import recording
+from raydual.measure.weight_updates import DualRecorder
 from raydual.model.stacked import Stacks
 from raydual.settings.schema import Measures
 
 Made = TypeVar("Made")
 
-if set(FIELDS) != set(recording.FIELDS):
-    raise ValueError(f"the fields that metrics may ask for are not those that are recorded: {recording.FIELDS}")
+if set(FIELDS) != set(DualRecorder.known):
+    raise ValueError(f"the fields that metrics may ask for are not those that are recorded: {DualRecorder.known}")
 
 
 def recorded_fields(measures: Measures, functions: Sequence[Measure] = ()) -> dict[str, tuple[str, ...]]:
@@ -50,18 +50,27 @@ class Pass:
 
     `fields` are recorded at each query's last token (`raydual.Recorder`): `attn_out`, `hidden`, `attn_in`, `query`,
     `query_normed`, `context_update` `[S, n, layers, width]`; `scores_query`, `scores_demo` `[S, n, layers, heads,
-    tokens]`, 0 at padding; `context_mass` `[S, n, layers, heads]`. `label_scores` `[S, n, labels]` are mean
-    log-probabilities of the label words.
+    tokens]`, 0 at padding; `context_mass` `[S, n, layers, heads]`; by kind of token (`raydual.catalogue.parts.PARTS`)
+    `part_mass` `[S, n, layers, heads, parts]` and `part_update` `[S, n, layers, parts, hidden]`; `tuning_update`
+    `[S, n, layers, hidden]`, what the fine-tuned projections change at the context's inputs. `label_scores`
+    `[S, n, labels]` are mean log-probabilities of the label words; `next_token` `[S, n, vocabulary]` those of every
+    token, with `measures.outputs` in context and fine-tuned.
     """
 
     fields: Mapping[str, Float[Tensor, "S n layers ..."]]
     label_scores: Float[Tensor, "S n labels"]
+    next_token: Float[Tensor, "S n vocabulary"] | None = None
 
     @classmethod
     def of(cls, outcome: Outcome, seeds: int) -> "Pass":
         """The outcome of a pass whose rows are grouped by seed."""
         fields = {name: x.view(seeds, -1, *x.shape[1:]) for name, x in outcome.fields.items()}
-        return cls(fields, outcome.scores.view(seeds, -1, outcome.scores.shape[1]))
+        words = outcome.next_token
+        return cls(
+            fields,
+            outcome.scores.view(seeds, -1, outcome.scores.shape[1]),
+            None if words is None else words.view(seeds, -1, words.shape[1]),
+        )
 
     def copy(self) -> "Pass":
         """The same in memory of its own."""
@@ -196,7 +205,7 @@ class Noise:
     def __call__(self, layers: int, elements: int) -> Float[Tensor, "G n layers elements"]:
         """So many elements for every layer."""
         found = self._recordings
-        return keyed_noise(found.measures.noise_seed, self._stream, found.seeds, found.chunk, (layers, elements))
+        return keyed_noise(found.measures.noise_seed, self._stream, found.seeds, found.chunk.index, (layers, elements))
 
 
 def _own_softmax(scores: Float[Tensor, "G n layers heads tokens"], real: Tensor) -> Tensor:

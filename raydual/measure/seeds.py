@@ -17,6 +17,7 @@ from raydual.data.prompts import DemonstrationSet, Queries
 from raydual.measure.conditions import Chunk, Outcome, make_chunks, run_condition
 from raydual.measure.examples import Found, example_table
 from raydual.measure.functions import functions_of
+from raydual.measure.influence import Influence, Influences, influence_values
 from raydual.measure.nulls import SeedValues, drawn_values
 from raydual.measure.patch_arm import PatchArm, SeedPatch, patch_values
 from raydual.measure.prediction_metrics import Predictions, SeedPredictions, predicted_values
@@ -121,7 +122,13 @@ class SeedMeasurer:
     def _run(self, chunk: Chunk, condition: str, seeds: int = 1) -> Outcome:
         rows = chunk.alone.repeat(seeds)
         with record_function(condition):
-            return run_condition(self.model, rows, self.queries.label_tokens, self.fields[condition])
+            return run_condition(
+                self.model,
+                rows,
+                self.queries.label_tokens,
+                self.fields[condition],
+                keep_next_token=self.config.measures.outputs and condition != "zsl",
+            )
 
     def measure(
         self,
@@ -183,6 +190,11 @@ class SeedMeasurer:
         if at_random:
             tuned = random_step(self.model, tuned, [s.seed for s in sets], self.config.measures.noise_seed)
         examples = self._examples(sets, training, tuned)
+        if self.config.measures.influence:
+            influences = self.influences(sets, settings, others, at_random, self.config.measures.influence)
+            noise_seed = self.config.measures.noise_seed
+            measured = influence_values(self._of("influence"), influences, [s.seed for s in sets], noise_seed)
+            examples.values.update({key: self._by_chunk(x) for key, x in measured.items()})
         rows: list[Row] = []
         tables = []
         for group, demonstrations in enumerate(sets):
@@ -225,6 +237,25 @@ class SeedMeasurer:
             return x
         places = np.argsort(self.order)
         return x[np.argsort(places[places < len(x)])]
+
+    def _by_chunk(self, x: np.ndarray) -> np.ndarray:
+        """Values `[G, n]` of the first n examples, in the order of the chunks."""
+        places = np.argsort(self.order)
+        return x[:, places[places < x.shape[1]]]
+
+    def influences(
+        self,
+        sets: Sequence[DemonstrationSet],
+        settings: Finetune,
+        tuned_on: Sequence[DemonstrationSet] | None,
+        at_random: bool,
+        examples: int,
+    ) -> list[Influences]:
+        """The influences of every seed's demonstrations on the first `examples`; the rest as in `measure`."""
+        queries = self.queries.take(range(min(examples, len(self.queries))))
+        execution, noise_seed = self.config.execution, self.config.measures.noise_seed
+        measurer = Influence(self.model, queries, execution.batch_size, settings, noise_seed)
+        return measurer.measure(sets, tuned_on, at_random)
 
     @torch.inference_mode()
     def _examples(self, sets: list[DemonstrationSet], training: list[Training], tuned: Tuned) -> _Examples:
@@ -295,7 +326,9 @@ class SeedMeasurer:
     def encode(self, sets: Sequence[DemonstrationSet], recorder: Recorder | None = None) -> tuple[Prefix, Tensor]:
         """The shared prefixes of seeds, and which of their tokens are real, `[G, prefix]`."""
         prompts = [np.concatenate([s.prefix, self.queries.separator]) for s in sets]
-        return encode_prefix(self.model, prompts, recorder), Rows.pad(prompts, self.model.device).real
+        kinds = Rows.pad([s.parts.followed_by(len(self.queries.separator)).kind for s in sets], self.model.device).ids
+        prefix = replace(encode_prefix(self.model, prompts, recorder), kinds=kinds)
+        return prefix, Rows.pad(prompts, self.model.device).real
 
     def passes(
         self, prefix: Prefix, tuned: Tuned, arm: PatchArm | None = None
@@ -322,7 +355,14 @@ class SeedMeasurer:
         rows = chunk.in_context.repeat(count)
         recorder = DualRecorder(self.fields["icl"], rows.last, stacks=tuned.stacks, real=rows.real)
         with record_function("icl"):
-            outcome = run_condition(self.model, rows, self.queries.label_tokens, prefix=prefix, recorder=recorder)
+            outcome = run_condition(
+                self.model,
+                rows,
+                self.queries.label_tokens,
+                prefix=prefix,
+                recorder=recorder,
+                keep_next_token=self.config.measures.outputs,
+            )
         return outcome, torch.stack(recorder.simdual, dim=-1).view(count, len(chunk.index), -1)
 
     def _in_order(self, values: Mapping[Key, list[Tensor]]) -> dict[Key, np.ndarray]:

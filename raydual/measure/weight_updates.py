@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -24,7 +25,7 @@ from raydual.model.modules import (
     split_heads,
 )
 from raydual.model.passes import Rows, hidden_states
-from raydual.model.recording import Recorder
+from raydual.model.recording import FIELDS, Recorder
 from raydual.model.stacked import StackedLinear, Stacks
 
 
@@ -35,6 +36,7 @@ class DualRecorder(Recorder):
     `simdual` holds, for each layer, the cosine `[batch]` of the context's exact update λ (o_demo - o_own) with the
     change that the fine-tuned projections `stacks` make to the attention over the query's own tokens, both of the
     last token and after the output projection; NaN where fine-tuning trains no projection of the attention.
+    Fine-tuning's change itself is the field `tuning_update` `[batch, layers, hidden]`, if that is asked for.
     """
 
     stacks: Stacks = field(default_factory=dict)
@@ -42,6 +44,7 @@ class DualRecorder(Recorder):
     simdual: list[Tensor] = field(default_factory=list)
     tuned: "_Tuned | None" = None
     watches_inputs = True
+    known: ClassVar[tuple[str, ...]] = (*FIELDS, "tuning_update")
 
     @record_function("simdual")
     def before_attention(self, module: nn.Module, states: Tensor, rotary: Rotary) -> None:
@@ -85,6 +88,8 @@ class DualRecorder(Recorder):
         if self.tuned.output is not None:
             by_tuning = by_tuning + _change_of_output(layer.module, self.tuned.output, tuned_out.flatten(1))
         self.simdual.append(cosine(by_context, by_tuning))
+        if "tuning_update" in self.fields:
+            self.layers["tuning_update"].append(by_tuning)
 
 
 @dataclass(frozen=True)

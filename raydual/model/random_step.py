@@ -39,9 +39,14 @@ def _moved(
 
 
 def _step_like(change: Float[Tensor, "*shape"], key: Sequence[int]) -> Float[Tensor, "*shape"]:
-    """A Gaussian direction with the norm of `change`, drawn on the host: the same on every device."""
+    """A Gaussian direction with the norm of `change`."""
+    noise = gaussian(change.shape, key).to(change.device)
+    return noise * (change.norm() / noise.norm())
+
+
+def gaussian(shape: Sequence[int], key: Sequence[int]) -> Tensor:
+    """Gaussian noise that depends on `key` alone, drawn on the host: the same on every device."""
     generator = torch.Generator().manual_seed(
         int(np.random.SeedSequence(list(key)).generate_state(1, np.uint64)[0] >> 1)
     )
-    noise = torch.randn(change.shape, generator=generator).to(change.device)
-    return noise * (change.norm() / noise.norm())
+    return torch.randn(tuple(shape), generator=generator)

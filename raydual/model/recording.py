@@ -9,14 +9,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from raydual.model.attention import LayerAttention, Part
+from raydual.catalogue.parts import PARTS
+from raydual.model.attention import LayerAttention, Part, Prefix
 from raydual.model.modules import Rotary, attention_block, attention_inputs, hook_points, layer_index, output_weight
 
 MODULE_FIELDS = ("attn_out", "hidden", "query", "query_normed", "attn_in", "mlp_residual", "mlp_in", "mlp_product")
 MLP_FIELDS = ("mlp_residual", "mlp_in", "mlp_product")
 OF_INPUTS = ("mlp_residual", "mlp_product")
 """Those that are a module's input, not its output."""
-ATTENTION_FIELDS = ("scores_query", "scores_demo", "context_mass", "context_update")
+PART_FIELDS = ("part_mass", "part_update")
+ATTENTION_FIELDS = ("scores_query", "scores_demo", "context_mass", "context_update", *PART_FIELDS)
 FIELDS = MODULE_FIELDS + ATTENTION_FIELDS
 
 
@@ -33,7 +35,9 @@ class Recorder:
     - `scores_query`: `[batch, layers, heads, query_len]`, scaled scores before mask and softmax (0 at padding);
     - `scores_demo`: `[batch, layers, heads, prefix]`, the same onto the prefix (0 at padding);
     - `context_mass`: `[batch, layers, heads]`, λ; `context_update`: `[batch, layers, hidden]`, Δ after the output
-      projection.
+      projection;
+    - `part_mass`: `[batch, layers, heads, parts]`, and `part_update`: `[batch, layers, parts, hidden]`: both by kind of
+      token, if the prefix says the `kinds` of its tokens.
     """
 
     fields: tuple[str, ...]
@@ -41,11 +45,12 @@ class Recorder:
     layers: dict[str, list[Tensor]] = field(default_factory=dict)
     dtype: torch.dtype = torch.float32
     watches_inputs: ClassVar[bool] = False
+    known: ClassVar[tuple[str, ...]] = FIELDS
 
     def __post_init__(self) -> None:
-        unknown = set(self.fields) - set(FIELDS)
+        unknown = set(self.fields) - set(self.known)
         if unknown:
-            raise ValueError(f"unknown fields {sorted(unknown)}; known: {', '.join(FIELDS)}")
+            raise ValueError(f"unknown fields {sorted(unknown)}; known: {', '.join(self.known)}")
         if self.last is None and set(self.fields) & set(ATTENTION_FIELDS):
             raise ValueError("attention is recorded at the last token only: `last` is needed")
         self.layers = {name: [] for name in self.fields}
@@ -85,6 +90,22 @@ class Recorder:
             rows = len(last) // len(keys)
             self.layers["scores_demo"].append(scores * real.repeat_interleave(rows, 0)[:, None])
         self._merge(layer.module, layer.own, layer.demonstrations)
+        if set(self.fields) & set(PART_FIELDS):
+            self._split(layer, last, layer.own, layer.demonstrations, layer.prefix)
+
+    def _split(self, layer: LayerAttention, last: Tensor, own: Part, demonstrations: Part, prefix: Prefix) -> None:
+        """λ and Δ by kind of token."""
+        keys, values = (x[layer_index(layer.module)].detach().float() for x in (prefix.keys, prefix.values))
+        weights = self._mass(own, demonstrations)[..., None] * _prefix_weights(last, keys, prefix, layer.scaling)
+        by_kind = weights[..., None] * _of_kinds(prefix, len(last))[:, None]
+        mass = by_kind.sum(dim=2)
+        if "part_mass" in self.fields:
+            self.layers["part_mass"].append(mass)
+        if "part_update" in self.fields:
+            own_out = self._at_last(own.out, token_axis=2).detach().float()
+            change = _weighted(by_kind.transpose(2, 3), values) - mass[..., None] * own_out[:, :, None]
+            change = change.transpose(1, 2).flatten(2)
+            self.layers["part_update"].append(change @ output_weight(layer.module).T)
 
     def _merge(self, module: nn.Module, own: Part, demonstrations: Part) -> None:
         if "context_mass" in self.fields:
@@ -113,6 +134,36 @@ def _scores(
     scores = grouped.reshape(seeds, kv_heads, -1, head_dim) @ keys.transpose(2, 3)
     scores = scores.view(seeds, kv_heads, batch // seeds, heads // kv_heads, -1).transpose(1, 2)
     return scores.reshape(batch, heads, -1)
+
+
+def _prefix_weights(
+    last: Float[Tensor, "batch heads head_dim"],
+    keys: Float[Tensor, "seeds kv_heads keys head_dim"],
+    prefix: Prefix,
+    scaling: float,
+) -> Float[Tensor, "batch heads keys"]:
+    """Attention weights of each row's query on its seed's prefix alone."""
+    hidden = prefix.mask(torch.float32)[:, 0].repeat_interleave(len(last) // len(keys), 0)
+    return (_scores(last, keys) * scaling + hidden).softmax(dim=-1)
+
+
+def _of_kinds(prefix: Prefix, batch: int) -> Float[Tensor, "batch keys parts"]:
+    """1 where a row's prefix token is of a kind, else 0."""
+    if prefix.kinds is None:
+        raise ValueError("the prefix does not say what its tokens are: `kinds` is needed")
+    return nn.functional.one_hot(prefix.kinds, len(PARTS)).float().repeat_interleave(batch // len(prefix.kinds), 0)
+
+
+def _weighted(
+    weights: Float[Tensor, "batch heads parts keys"], values: Float[Tensor, "seeds kv_heads keys head_dim"]
+) -> Float[Tensor, "batch heads parts head_dim"]:
+    """Sums of each row's prefix values, weighted by kind."""
+    batch, heads, parts, keys = weights.shape
+    seeds, kv_heads = values.shape[:2]
+    grouped = weights.view(seeds, batch // seeds, kv_heads, heads // kv_heads, parts, keys).transpose(1, 2)
+    summed = grouped.reshape(seeds, kv_heads, -1, keys) @ values
+    by_row = summed.view(seeds, kv_heads, batch // seeds, heads // kv_heads, parts, -1).transpose(1, 2)
+    return by_row.reshape(batch, heads, parts, -1)
 
 
 @contextmanager

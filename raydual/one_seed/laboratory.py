@@ -14,6 +14,7 @@ from raydual.data.prompts import DemonstrationSet, Queries
 from raydual.data.tokens import encode
 from raydual.errors import UserError
 from raydual.measure.examples import Found
+from raydual.measure.influence import Influences
 from raydual.measure.measurer import Measurer
 from raydual.measure.rows import Row
 from raydual.measure.scoring import Scorer
@@ -143,6 +144,18 @@ class Laboratory:
         case = self.study.case(self.loaded.tokenizer, self.study.unit(seed, control_named(control), self.seeds))
         self._fitting(case.context)
         return case
+
+    def influences(self, seed: int, examples: int = 8, control: str = MEASUREMENT.name) -> Influences:
+        """What each demonstration does to a query's margin in context, and what its fine-tuning step asks for.
+
+        Both are `[examples, demonstrations]`, of the first measured examples (docs/science.md, section 4).
+
+        Raises
+        ------
+        UserError
+            The seed does not fit into the model's context, or there is no such control.
+        """
+        return self.measurer.influences(control_named(control), self._case(seed, control), examples)
 
     def evaluate(self, seed: int, control: str = MEASUREMENT.name) -> Evaluation:
         """Zero-shot, in-context and fine-tuned accuracy of a seed, or of a control of it."""

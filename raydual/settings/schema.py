@@ -180,6 +180,11 @@ class Measures(Settings):
         default=False, description="the context as a change of each query's MLP weights: a pass more over the queries"
     )
     patch: Patch | None = None
+    parts: Flag = Field(default=False, description="λ, the exact update and SimDual by kind of token")
+    outputs: Flag = Field(default=False, description="output distributions, calibration and flips")
+    influence: Count | None = Field(
+        default=None, description="influence of each demonstration, on the first so many examples; None: not measured"
+    )
     own: Annotated[OwnMetrics | None, BeforeValidator(_read_own)] = Field(
         default=None, description="a Python file with metrics (docs/own_metric.md)"
     )
@@ -244,7 +249,7 @@ class Execution(Settings):
         return (32 if on_gpu else 8) if self.seeds_per_batch == "auto" else self.seeds_per_batch
 
 
-_NEWER_MEASURES = {"margin", "context_weights", "patch"}
+_NEWER_MEASURES = {"margin", "context_weights", "patch", "parts", "outputs", "influence"}
 """Settings of `measures` that the first version did not have."""
 
 Kept = Literal["overall", "layers", "heads", "off"]

@@ -13,6 +13,7 @@ from . import agreement, metrics, ranks
 from .dual import similarities
 from .finetune import Finetuned, FinetuneSettings, finetune
 from .forward import Recording, label_scores, record, softmax
+from .parts import part_values, token_kinds
 from .prompts import (
     InContext,
     TaskSettings,
@@ -39,6 +40,7 @@ class MeasureSettings:
     keep_first_token: bool = False
     kendall_examples: int | None = None
     kendall_softmax: bool = False
+    parts: bool = False
     noise_seed: int = 0
     draws: int = 8
 
@@ -62,6 +64,7 @@ class ExampleRecord:
     demonstration_pairs: list[metrics.Pairs]
     simdual: np.ndarray
     simdw: np.ndarray
+    parts: dict[str, np.ndarray]
 
     def prediction(self, condition: str) -> int:
         """The label id of the word with the highest score."""
@@ -134,10 +137,11 @@ def record_seed(
     base = copy.deepcopy(model).eval()
     base.set_attn_implementation("eager")
     alone, tuned = tune_on(base, tokenizer, chosen, task, finetune_settings)
+    measures = measures or MeasureSettings()
     examples = [
         record_example(
             base, ft_model or tuned.model, tokenizer, alone, task, filled(task, text), label,
-            (measures or MeasureSettings()).keep_first_token,
+            measures.keep_first_token, measures.parts,
         )
         for text, label in validation
     ]  # fmt: skip
@@ -166,6 +170,7 @@ def record_example(
     query: str,
     label: int,
     keep_first: bool,
+    parts: bool = False,
 ) -> ExampleRecord:
     """One validation example under the three conditions."""
     alone = tokenize(tokenizer, query)
@@ -193,6 +198,7 @@ def record_example(
         ],
         simdual=simdual,
         simdw=simdw,
+        parts=part_values(base, tuned, icl.blocks, token_kinds(prompt, task)) if parts else {},
     )
 
 
@@ -204,6 +210,7 @@ def values_of(seed: SeedRecord, measures: MeasureSettings, generator: np.random.
         **weight_values(seed.examples),
         **kendall_values(seed, measures, generator),
         **dual_values(seed.examples),
+        **part_means(seed.examples),
     }
     values: Values = {**prediction_values(seed.examples), **agreement_values(seed.examples)}
     for (metric, condition), by_layer in layered.items():
@@ -332,6 +339,16 @@ def dual_values(examples: list[ExampleRecord]) -> dict[tuple[str, str], np.ndarr
     return {
         ("simdual", "icl-ft"): np.array([metrics.mean(simdual[:, layer].tolist()) for layer in layers]),
         ("simdw", "icl-ft"): np.array([metrics.mean(simdw[:, layer].ravel().tolist()) for layer in layers]),
+    }
+
+
+def part_means(examples: list[ExampleRecord]) -> dict[tuple[str, str], np.ndarray]:
+    """What each kind of token adds, where it was asked for."""
+    return {
+        (name, "icl-ft" if name.startswith("simdual") else "icl"): np.array(
+            [metrics.mean([float(example.parts[name][layer]) for example in examples]) for layer in range(len(values))]
+        )
+        for name, values in examples[0].parts.items()
     }
 
 
