@@ -21,7 +21,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from raydual.catalogue.entries import CATALOGUE, OVERALL, of_label
+from raydual.catalogue.entries import OVERALL, of_label
 from raydual.measure import measurer as bench_module
 from raydual.measure import rank_metrics, scoring
 from raydual.measure import seeds as replica
@@ -33,6 +33,7 @@ from raydual.settings.schema import Finetune
 from raydual.study import Study, Unit
 
 from .rank_bounds import TWICE, Order, recall_bound, tau_bound, unsure_maximum
+from .synthetic import UNSWITCHED
 
 DRAWS = 3
 _BELOW_ALL = 2 * math.log(math.ulp(0.0))
@@ -270,7 +271,7 @@ def _prediction_bounds(plain: Watch, moved: Sequence[Watch], place: tuple[int, s
     # The others are ratios of counts of which any may change, also to 0 of 0.
     ratios = {
         (metric.name, condition): math.inf if corrected else 0.0
-        for metric in CATALOGUE.values()
+        for metric in UNSWITCHED.values()
         if not metric.per_layer
         for condition in metric.conditions_with_labels(plain.scores[*place, "icl"][0].shape[-1])
     }

@@ -20,6 +20,8 @@ from raydual.run_directory.directory import (
 from raydual.settings.reading import validate_config
 from raydual.settings.schema import SweepConfig
 
+UNSWITCHED = Catalogue(metric for metric in CATALOGUE.values() if not metric.switch)
+"""What a sweep measures that switches nothing on."""
 REASON = "its prompt has 2101 tokens, more than the context of 2048 holds"
 _CENTRES = {"accuracy": 0.8, "greedy_accuracy": 0.7, "lambda": 0.6, "update_norm": 1.7, "rec2ftp": 61.0}
 
@@ -47,7 +49,7 @@ def control_rows(control: str, shift: float, seeds: int, layers: int) -> Iterato
 
 
 def synthetic_rows(
-    seeds: int, layers: int, failed: Sequence[int], catalogue: Catalogue = CATALOGUE
+    seeds: int, layers: int, failed: Sequence[int], catalogue: Catalogue = UNSWITCHED
 ) -> Iterator[dict[str, Any]]:
     """Rows of every metric; of each seed's per-layer values one in ten, and seed 2's recall, are undefined."""
     for seed in range(seeds):

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raydual.catalogue.entries import CATALOGUE, OVERALL
+from raydual.catalogue.entries import OVERALL
 from raydual.cells import CellsDirectory, pairs_along, reduce_cells
 from raydual.errors import UserError
 from raydual.files import SWEEPS
@@ -24,7 +24,7 @@ from raydual.settings.reading import Cell, Sweep, load_config, load_sweep
 from raydual.statistics.reduce import reduce_run
 from raydual.sweep import main as sweep_main
 
-from .synthetic import synthetic_config, synthetic_rows
+from .synthetic import UNSWITCHED, synthetic_config, synthetic_rows
 
 BASE = {"name": "s", "model": "embedded", "task": "sst2", "data": "embedded", "demonstrations": 4, "seeds": 6}
 
@@ -198,7 +198,7 @@ def test_comparisons_along_an_axis_are_paired_over_common_seeds(cells):
         for row in cells.comparisons().to_pylist()
         if row["axis"] == "demonstrations"
     }
-    assert len(rows) == 4 * sum(len(metric.conditions) for metric in CATALOGUE.values())
+    assert len(rows) == 4 * sum(len(metric.conditions) for metric in UNSWITCHED.values())
     for cell in ("sst2_8", "sst5_16"):
         row = rows[cell, "simdual", "icl-ft"]
         own, reference = (

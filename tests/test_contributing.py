@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from raydual.catalogue.entries import CATALOGUE
 from raydual.data.examples import demonstration_indices
 
 from .reference import seed as plain
 from .reference.finetune import FinetuneSettings
 from .reference.prompts import TaskSettings
 from .sweeping import ROOT
+from .synthetic import UNSWITCHED
 from .tiny import LABELS, tiny_model, tiny_tokenizer
 
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -85,7 +85,7 @@ def test_a_task_and_a_control_are_added_by_the_page_alone(package, inputs):
     assert found["controls"] == ["none", "labels_same"]
     assert all(query.startswith("Review: ") and query.endswith(" Sentiment:") for query, _ in found["measured"])
     rows = {(row["metric"], row["condition"], row["layer"]): row["value"] for row in found["rows"]}
-    assert {metric for metric, _, _ in rows} == set(CATALOGUE)
+    assert {metric for metric, _, _ in rows} == set(UNSWITCHED)
     assert {row["control"] for row in found["rows"]} == {"labels_same"}
     expected = by_hand(found)
     for key in (("simaou_raw", "icl-ft", -1), ("lambda", "icl", -1), ("accuracy", "icl", -1), ("accuracy", "ft", -1)):

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raydual.catalogue.entries import CATALOGUE
 from raydual.data.demonstrations import demonstration_examples
 from raydual.data.examples import Dataset, Examples, demonstration_indices
 from raydual.errors import UserError
@@ -27,6 +26,7 @@ from .reference import seed as plain
 from .reference.finetune import FinetuneSettings
 from .reference.prompts import TaskSettings
 from .rounding import rounding_bounds
+from .synthetic import UNSWITCHED
 from .test_equals_plain import RANDOM
 from .tiny import ANATOMIES, LABELS, TEMPLATE, label_ids, save_tiny, tiny_examples, tiny_tokenizer
 from .tolerance import assert_same_values
@@ -330,4 +330,4 @@ def test_abstract_words_that_the_tokenizer_cannot_tell_apart_are_found_before_an
 def test_every_control_has_every_metric(measurer):
     for control in controls_of(EVERY):
         found = {metric for metric, _, _ in measured(measurer, control.name)}
-        assert found == set(CATALOGUE)
+        assert found == set(UNSWITCHED)

@@ -18,7 +18,7 @@ from raydual.report.words import digits_of, number
 from raydual.run_directory.directory import FAILED, MEASUREMENTS, RunDirectory
 from raydual.statistics.reduce import reduce_run
 
-from .synthetic import REASON, synthetic_run
+from .synthetic import REASON, UNSWITCHED, synthetic_run
 
 pytestmark = pytest.mark.long
 
@@ -63,7 +63,7 @@ def test_the_summary_has_every_metric_condition_and_layer_in_the_order_of_the_ca
     found = [(row["metric"], row["condition"], row["layer"]) for row in run.summary().to_pylist()]
     expected = [
         (metric.name, condition, layer)
-        for metric in CATALOGUE.values()
+        for metric in UNSWITCHED.values()
         for condition in metric.conditions_with_labels(2)
         for layer in range(OVERALL, LAYERS if metric.per_layer else 0)
     ]
@@ -229,7 +229,7 @@ def test_text_of_the_users_is_no_markup(tmp_path):
 
 def test_the_console_has_a_line_for_each_headline_number(run):
     lines = list(headline_lines(run))
-    headline = [(m, c) for m in CATALOGUE.values() if m.headline for c in m.conditions]
+    headline = [(m, c) for m in UNSWITCHED.values() if m.headline for c in m.conditions]
     assert len(lines) == 1 + len(headline)
     rows = {(row["metric"], row["condition"]): row for row in run.summary().to_pylist() if row["layer"] == OVERALL}
     for line, (metric, condition) in zip(lines[1:], headline, strict=True):
@@ -290,5 +290,5 @@ def test_a_run_that_was_stopped_before_its_first_seed_says_so(tmp_path):
 
 def test_every_metric_of_the_catalogue_can_be_looked_up(run):
     page = run.report_file.read_text(encoding="utf-8")
-    for metric in CATALOGUE.values():
+    for metric in UNSWITCHED.values():
         assert html.escape(metric.description, quote=False).replace("'", "&#39;") in page

@@ -24,6 +24,7 @@ from .reference.seed import (
     training_vectors,
     values_of,
 )
+from .synthetic import UNSWITCHED
 from .tiny import LABELS, label_ids, save_tiny, tiny_examples, tiny_model, tiny_tokenizer
 
 TASK = TaskSettings(label_words=LABELS)
@@ -277,7 +278,7 @@ def test_measure_seed_gives_every_number_of_the_catalogue(model, tokenizer):
     values = measure_seed(*arguments)
     expected = {
         (metric.name, condition, layer)
-        for metric in CATALOGUE.values()
+        for metric in UNSWITCHED.values()
         for condition in metric.conditions_with_labels(len(LABELS))
         for layer in ((OVERALL, 0, 1, 2) if metric.per_layer else (OVERALL,))
     }

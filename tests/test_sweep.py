@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raydual.catalogue.entries import CATALOGUE
 from raydual.errors import UserError
 from raydual.pipeline import execute
 from raydual.run_directory.directory import RunDirectory
@@ -20,6 +19,7 @@ from raydual.study import prepare_study
 from raydual.sweep import main
 
 from .sweeping import SEEDS, tiny_settings
+from .synthetic import UNSWITCHED
 from .tiny import ANATOMIES, save_tiny
 from .tolerance import Rounding, assert_same_run
 
@@ -319,7 +319,7 @@ def test_a_tied_llama_is_measured_from_start_to_report(inputs, tmp_path):
     sweep.write_text(yaml.safe_dump(settings))
     assert main([str(sweep), "--output", str(run.path)]) == 0
     summary = run.summary().to_pylist()
-    assert {row["metric"] for row in summary} == set(CATALOGUE)
+    assert {row["metric"] for row in summary} == set(UNSWITCHED)
     assert {row["control"] for row in summary} == {"none", "random_step", "untrained"}
     assert {row["n"] for row in summary if row["metric"] == "simaou"} == {2}
     assert run.report_file.is_file()

@@ -15,6 +15,7 @@ CONDITIONS = {
     "zsl": "zero-shot",
     "icl": "in-context",
     "ft": "fine-tuned",
+    "ft_all": "fine-tuned in one step",
     "icl-ft": "in-context against fine-tuned",
     "icl-zsl": "in-context against zero-shot",
 }
@@ -52,6 +53,9 @@ FAMILIES = {
     "kendall": Family(
         "kendall", "rank correlations of attention to demonstrations of a seed, by layer, with their baselines"
     ),
+    "order": Family(
+        "order", "spread of label scores and accuracy over orders of a seed's demonstrations", switch="order", on="8"
+    ),
     "own": Family("own", "metrics of the sweep's own file (measures.own) of a seed, by layer"),
 }
 
@@ -71,6 +75,8 @@ PANELS = {
     "recall": Panel("Recall, %"),
     "ranks": Panel("Kendall's τ"),
     "exact": Panel("The updates themselves"),
+    "order_scores": Panel("Spread of label scores over orders"),
+    "order_accuracy": Panel("Spread of accuracy over orders"),
     "own": Panel("Own metrics"),
     "size": Panel("Size of the updates, relative to the attention output", over_seeds=False),
     "mass": Panel("λ, attention mass on the demonstrations", over_seeds=False),

@@ -35,7 +35,7 @@ def _command(family: Family) -> Callable[..., None]:
         if not as_json:
             say(title(lab))
         names = {metric.name for metric in metrics}
-        rows = [row for row in lab.measure(seed, control) if row["metric"] in names]
+        rows = [row for row in lab.after_all(lab.measure(seed, control)) if row["metric"] in names]
         if as_json:
             numbers = [{key: row[key] for key in ("metric", "condition", "layer", "value")} for row in rows]
             print_json({**about(lab), "seed": seed, "control": control, "rows": numbers})

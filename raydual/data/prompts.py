@@ -52,7 +52,9 @@ class DemonstrationSet:
     `prefix` `[prefix_tokens]` are the demonstrations as one prompt, up to the query; `first_index` are the places of
     their first tokens in it. `examples[i]` is demonstration i tokenized alone, as fine-tuning sees it, and
     `label_masks[i]` says which of its tokens are the label word. A demonstration token that is the same in both is
-    `prefix[prefix_index[n]]` and `examples[example_index[n]][token_index[n]]`, in prompt order.
+    `prefix[prefix_index[n]]` and `examples[example_index[n]][token_index[n]]`, in prompt order. `shorter` are the first
+    ones of them alone, `orders` all of them in other orders, where a sweep measures these too; each is what a run with
+    no other demonstrations would make.
     """
 
     seed: int
@@ -63,6 +65,8 @@ class DemonstrationSet:
     prefix_index: Int[np.ndarray, "pairs"]
     example_index: Int[np.ndarray, "pairs"]
     token_index: Int[np.ndarray, "pairs"]
+    shorter: tuple["DemonstrationSet", ...] = ()
+    orders: tuple["DemonstrationSet", ...] = ()
 
 
 def label_tokens(tokenizer: tokenizers.Tokenizer, task: Task) -> tuple[tuple[int, ...], ...]:

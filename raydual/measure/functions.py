@@ -6,10 +6,10 @@ from types import ModuleType
 from raydual.catalogue.entries import CATALOGUE, Catalogue, MetricError
 from raydual.catalogue.marks import Measure
 from raydual.catalogue.own import measures_in
-from raydual.measure import chunk_metrics, nulls, prediction_metrics, rank_metrics
+from raydual.measure import chunk_metrics, nulls, order, prediction_metrics, rank_metrics
 from raydual.settings.schema import Measures
 
-_MODULES = (prediction_metrics, chunk_metrics, rank_metrics, nulls)
+_MODULES = (prediction_metrics, chunk_metrics, rank_metrics, nulls, order)
 
 
 def matched(catalogue: Catalogue, modules: Sequence[ModuleType]) -> tuple[Measure, ...]:

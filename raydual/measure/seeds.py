@@ -16,18 +16,19 @@ from raydual.data.prompts import DemonstrationSet, Queries
 from raydual.measure.conditions import Chunk, Outcome, make_chunks, run_condition
 from raydual.measure.functions import functions_of
 from raydual.measure.nulls import SeedValues, drawn_values
+from raydual.measure.order import seed_orders
 from raydual.measure.prediction_metrics import Predictions, SeedPredictions, predicted_values
 from raydual.measure.rank_metrics import Training, rank_metrics, training_tokens
 from raydual.measure.recordings import Pass, Recordings, recorded_fields, recorded_values
 from raydual.measure.rows import Row, example_row, failure_row, layer_rows, value_row
+from raydual.measure.shots import Context, by_shots, tune_by_shots, without_tuning
 from raydual.measure.weight_updates import DualRecorder, context_updates
 from raydual.model.anatomy import KEY
 from raydual.model.attention import Prefix
-from raydual.model.finetune import Tuned, finetune
+from raydual.model.finetune import Tuned
 from raydual.model.loading import LoadedModel
-from raydual.model.passes import Rows, encode_prefix
+from raydual.model.passes import encode_prefix
 from raydual.model.random_step import random_step
-from raydual.model.recording import Recorder
 from raydual.model.stacked import with_projections
 from raydual.process.pulse import PULSE
 from raydual.settings.schema import Finetune, SweepConfig
@@ -95,7 +96,8 @@ class SeedMeasurer:
 
         The training tokens of the rank metrics are always those of the seed's own fine-tuning. For the `ft` condition
         the model may be another: the one fine-tuned on the demonstrations `tuned_on`, one for each of `sets`, or one
-        that moved by as much `at_random`.
+        that moved by as much `at_random`. What demonstration sets hold beside themselves, the first ones of them and
+        other orders, is measured too.
 
         Raises
         ------
@@ -107,7 +109,7 @@ class SeedMeasurer:
         for place, demonstrations in enumerate(sets):
             reason = too_long(demonstrations, self.queries, limit)
             if reason:
-                rows.append(failure_row(demonstrations.seed, reason))
+                rows.append({**failure_row(demonstrations.seed, reason), "shots": len(demonstrations.examples)})
             else:
                 fitting.append(place)
         if fitting:
@@ -122,45 +124,60 @@ class SeedMeasurer:
         others: list[DemonstrationSet] | None,
         at_random: bool,
     ) -> list[Row]:
-        tuned = finetune(self.model, sets, settings, self.fields["train"])
+        seeds, noise_seed = [s.seed for s in sets], self.config.measures.noise_seed
+        own = tune_by_shots(self.model, sets, settings, self.fields["train"])
         PULSE.done += len(sets) / (len(self.chunks) + 1)
-        training = training_tokens(sets, tuned, self.config.measures.query_field)
-        if others:
-            tuned = finetune(self.model, others, settings)
+        moved = tune_by_shots(self.model, others, settings) if others else own
         if at_random:
-            tuned = random_step(self.model, tuned, [s.seed for s in sets], self.config.measures.noise_seed)
-        values, predictions = self._examples(sets, training, tuned)
-        rows: list[Row] = []
-        for group, demonstrations in enumerate(sets):
-            seed = demonstrations.seed
-            if not bool(tuned.finite[group]):
-                rows.append(failure_row(seed, f"fine-tuning diverged at learning rate {settings.learning_rate:g}"))
-                continue
-            for metric, condition, found in predicted_values(self._of("predictions"), predictions[group]):
-                rows.append(value_row(seed, metric, condition, found))
-            of_seed = {key: found[group] for key, found in values.items()}
-            for (metric, condition), x in (of_seed | self._drawn(seed, of_seed)).items():
-                rows += (
-                    layer_rows(seed, metric, condition, x) if x.ndim == 2 else [example_row(seed, metric, condition, x)]
-                )
+            moved = {k: random_step(self.model, tuned, seeds, noise_seed) for k, tuned in moved.items()}
+        numbers, diverged = by_shots(sets), f"fine-tuning diverged at learning rate {settings.learning_rate:g}"
+        sound = moved[len(sets[0].examples)].finite.tolist()
+        rows = [failure_row(seed, diverged) for seed, finite in zip(seeds, sound, strict=True) if not finite]
+        orders = []
+        if functions := self._of("orders"):
+            orders = seed_orders(
+                self.model, self.queries, self.chunks, sets, settings, others, noise_seed if at_random else None
+            )
+        with torch.inference_mode():
+            whole = Context.of(self.model, self._prompts(sets))
+        for k, some in numbers.items():
+            training = training_tokens(some, own[k], self.config.measures.query_field)
+            with torch.inference_mode():
+                context = whole.first(self.model, self._prompts(some))
+            values, predictions = self._examples(context, training, moved[k], len(numbers))
+            for group in np.flatnonzero(sound).tolist():
+                found = self._rows(seeds[group], predictions[group], {key: x[group] for key, x in values.items()})
+                if not bool(moved[k].finite[group]):
+                    found = list(without_tuning(found, diverged))
+                rows += [{**row, "shots": k} for row in found]
+        for group in np.flatnonzero(sound).tolist() if orders else ():
+            rows += [value_row(seeds[group], *value) for value in predicted_values(functions, orders[group])]
+        return [row if row["shots"] else {**row, "shots": len(sets[0].examples)} for row in rows]
+
+    def _rows(self, seed: int, predictions: SeedPredictions, of_seed: dict[Key, np.ndarray]) -> list[Row]:
+        """The rows of one seed, from its predictions and the values of its examples."""
+        rows = [value_row(seed, *value) for value in predicted_values(self._of("predictions"), predictions)]
+        for (metric, condition), x in (of_seed | self._drawn(seed, of_seed)).items():
+            rows += layer_rows(seed, metric, condition, x) if x.ndim == 2 else [example_row(seed, metric, condition, x)]
         return rows
 
     @torch.inference_mode()
     def _examples(
-        self, sets: list[DemonstrationSet], training: list[Training], tuned: Tuned
+        self, context: Context, training: list[Training], tuned: Tuned, numbers: int
     ) -> tuple[dict[Key, np.ndarray], list[SeedPredictions]]:
-        """Per example: the values of metrics `[G, examples, layers]`, and each seed's predictions."""
-        inputs = Recorder(("attn_in",))
-        prefix, real = self.encode(sets, inputs)
-        contexts = context_updates(self.model, inputs.layers["attn_in"], real)
+        """Per example: the values of metrics `[G, examples, layers]`, and each seed's predictions.
+
+        It is called for so many `numbers` of demonstrations.
+        """
+        contexts = context_updates(self.model, context.inputs, context.real)
         values, outcomes = defaultdict(list), defaultdict(list)
-        for chunk, passes, simdual in self.passes(prefix, tuned):
+        for chunk, passes, simdual in self.passes(context.prefix, tuned):
             for name, outcome in passes.items():
                 outcomes[name].append((outcome.prediction.view(-1, len(chunk.index)), outcome.greedy))
             for key, value in self._values(chunk, passes, simdual, training, tuned, contexts).items():
                 values[key].append(value)
-            PULSE.done += len(sets) / (len(self.chunks) + 1)
-        zsl, icl, ft = (self._predictions(outcomes[name], len(sets)) for name in ("zsl", "icl", "ft"))
+            PULSE.done += len(training) / (len(self.chunks) + 1) / numbers
+        zsl, icl, ft = (self._predictions(outcomes[name], len(training)) for name in ("zsl", "icl", "ft"))
         gold, labels = np.asarray(self.queries.labels), len(self.queries.label_tokens)
         found = [SeedPredictions(*one, gold, labels) for one in zip(zsl, icl, ft, strict=True)]
         return self._in_order(values), found
@@ -197,10 +214,13 @@ class SeedMeasurer:
         """The functions of one kind, those of a user's own file or raydual's alone if `own` says so."""
         return [one for one in self.functions if one.of == of and own in (None, one.file is not None)]
 
-    def encode(self, sets: Sequence[DemonstrationSet], recorder: Recorder | None = None) -> tuple[Prefix, Tensor]:
-        """The shared prefixes of seeds, and which of their tokens are real, `[G, prefix]`."""
-        prompts = [np.concatenate([s.prefix, self.queries.separator]) for s in sets]
-        return encode_prefix(self.model, prompts, recorder), Rows.pad(prompts, self.model.device).real
+    def encode(self, sets: Sequence[DemonstrationSet]) -> Prefix:
+        """The shared prefixes of seeds."""
+        return encode_prefix(self.model, self._prompts(sets))
+
+    def _prompts(self, sets: Sequence[DemonstrationSet]) -> list[np.ndarray]:
+        """What stands before the queries of each seed."""
+        return [np.concatenate([s.prefix, self.queries.separator]) for s in sets]
 
     def passes(self, prefix: Prefix, tuned: Tuned) -> Iterator[tuple[Chunk, dict[str, Outcome], Tensor]]:
         """Each chunk with its outcomes under `zsl`, `icl` and `ft`, rows grouped by seed, and SimDual."""

@@ -9,11 +9,15 @@ from raydual.run_directory.directory import NO_CONTROL, RunDirectory
 
 def headline_lines(run: RunDirectory) -> Iterator[str]:
     """A short table: metric, condition, mean over seeds and its 95 % interval."""
-    catalogue = run.config().catalogue
+    config = run.config()
+    catalogue = config.catalogue
     rows = [
         row
         for row in run.summary().to_pylist()
-        if row["layer"] == OVERALL and row["control"] == NO_CONTROL and catalogue[row["metric"]].headline
+        if row["layer"] == OVERALL
+        and row["control"] == NO_CONTROL
+        and catalogue[row["metric"]].headline
+        and row["shots"] == config.demonstrations
     ]
     yield f"{'':50}{'mean':>8}   {'95 % interval':<18}{'seeds':>5}"
     for row in rows:

@@ -17,7 +17,7 @@ from raydual.catalogue.entries import FAILED
 from raydual.errors import UserError
 from raydual.run_directory.journal import Journal
 from raydual.run_directory.lock import INSTEAD, SUFFIX, locked
-from raydual.run_directory.measurements import Measurements, measurement_table
+from raydual.run_directory.measurements import Measurements, measurement_table, with_shots
 from raydual.run_directory.schemas import COMPARISONS, FINETUNE_SEARCH, MEASUREMENTS, SEED_SEARCH, SUMMARY
 from raydual.run_directory.storage import RESUME, Storage, storage_at
 from raydual.run_directory.tables import content_of, read_table, table_bytes, write_table, write_text
@@ -154,6 +154,9 @@ class RunDirectory:
         """The sweep as it was run, with `key=value` overrides."""
         return stored_config(self.storage.read_text(CONFIG), self.storage.at(CONFIG), overrides)
 
+    def _demonstrations(self) -> int:
+        return self.config().demonstrations
+
     def damaged_config(self) -> bool:
         """Whether something is there in place of the settings that cannot be read as such."""
         if not self.has_config():
@@ -226,7 +229,7 @@ class RunDirectory:
             config = self.config()
             chosen = self.finetune(config)
             self._belonging = (config.fingerprint(), fingerprint_of(chosen) if chosen else None)
-        return self.rows.add(rows, *self._belonging)
+        return self.rows.add(with_shots(rows, self._demonstrations), *self._belonging)
 
     def measured(self, columns: list[str], rows: pc.Expression | None = None) -> pa.Table:
         """Columns of the measured rows, all of them or those that fit an expression.
@@ -236,7 +239,7 @@ class RunDirectory:
         UserError
             A file of `measurements/` is damaged, or rows are there twice.
         """
-        return self.rows.table(columns, rows)
+        return with_shots(self.rows.table(columns, rows), self._demonstrations)
 
     def measured_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Columns of the measured rows, one file after another, in the order of names; strings are dictionaries.
@@ -246,7 +249,7 @@ class RunDirectory:
         UserError
             As `measured`.
         """
-        return self.rows.batches(columns)
+        return (with_shots(rows, self._demonstrations) for rows in self.rows.batches(columns))
 
     def finished(self) -> set[tuple[int, str]]:
         """The (seed, control) pairs that have been measured, or failed for their own reasons."""
@@ -261,11 +264,13 @@ class RunDirectory:
 
     def summary(self) -> pa.Table:
         """The reduced distributions (`SUMMARY`)."""
-        return read_table(self.storage, "summary.parquet", SUMMARY, made_again(self.storage))
+        table = read_table(self.storage, "summary.parquet", SUMMARY, made_again(self.storage))
+        return with_shots(table, self._demonstrations)
 
     def comparisons(self) -> pa.Table:
         """The metrics against their baselines (`COMPARISONS`)."""
-        return read_table(self.storage, "comparisons.parquet", COMPARISONS, made_again(self.storage))
+        table = read_table(self.storage, "comparisons.parquet", COMPARISONS, made_again(self.storage))
+        return with_shots(table, self._demonstrations)
 
     def write_summary(self, summary: pa.Table, comparisons: pa.Table, headline: dict[str, Any]) -> None:
         """Store the distributions, the comparisons and the overall numbers."""
@@ -301,7 +306,7 @@ class RunDirectory:
 
 def fingerprint_of(finetune: Finetune) -> str:
     """A hash of fine-tuning settings."""
-    return hashlib.sha256(json.dumps(finetune.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(finetune.identity(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def json_bytes(content: dict[str, Any]) -> bytes:

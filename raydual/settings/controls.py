@@ -41,6 +41,7 @@ class Control:
             "icl": self.draws_models or context,
             "ft": self.draws_models or context or self.tuned_on == "other" or self.step != "set",
         }
+        changed["ft_all"] = changed["ft"]
         return any(changed[arm] for arm in condition.split("-"))
 
     @property

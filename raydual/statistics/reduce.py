@@ -20,7 +20,7 @@ from raydual.run_directory.directory import COMPARISONS, NO_CONTROL, SUMMARY, Ru
 from raydual.settings.controls import control_named
 from raydual.settings.schema import SweepConfig
 from raydual.statistics.bootstrap import Bootstrap
-from raydual.statistics.buckets import Buckets, Values, gather
+from raydual.statistics.buckets import Buckets, Values, Variant, gather
 from raydual.statistics.family import decide
 from raydual.statistics.over_seeds import compare_all, describe_all, holm
 
@@ -156,25 +156,25 @@ def reduce_job(job: Job, bootstrap: Bootstrap, failed: Mapping[str, int]) -> Red
 
 
 def _distributions(pieces: Sequence[Piece], bootstrap: Bootstrap, failed: Mapping[str, int]) -> list[Row]:
-    """The summary's rows, in order of piece, control and layer."""
+    """The summary's rows, in order of piece, control, number of demonstrations (all first) and layer."""
     places = [
-        (piece, control, layer)
+        (piece, variant, layer)
         for piece in pieces
-        for control in range(len(piece.own.controls))
+        for variant in range(len(piece.own.variants))
         for layer in range(len(piece.own.layers))
-        if piece.own.measured[control, layer].any()
+        if piece.own.measured[variant, layer].any()
     ]
     samples = [piece.own.values[c, i][piece.own.measured[c, i]] for piece, c, i in places]
     return [
         {
             "metric": piece.metric,
             "condition": piece.condition,
-            "control": piece.own.controls[control],
+            **piece.own.variants[variant]._asdict(),
             "layer": int(piece.own.layers[layer]),
             **asdict(distribution),
-            "failed": failed.get(piece.own.controls[control], 0),
+            "failed": failed.get(piece.own.variants[variant].control, 0),
         }
-        for (piece, control, layer), distribution in zip(places, describe_all(samples, bootstrap), strict=True)
+        for (piece, variant, layer), distribution in zip(places, describe_all(samples, bootstrap), strict=True)
     ]
 
 
@@ -207,7 +207,7 @@ def _comparisons(pieces: Sequence[Piece], bootstrap: Bootstrap) -> list[Row]:
     found = iter(compare_all(differences, bootstrap))
     rows: list[Row] = []
     for piece, of_piece in zip(pieces, families, strict=True):
-        against_controls: list[Compared] = []
+        against_controls: dict[int, list[Compared]] = {}
         for family in of_piece:
             compared: list[Compared] = [
                 (
@@ -221,11 +221,12 @@ def _comparisons(pieces: Sequence[Piece], bootstrap: Bootstrap) -> list[Row]:
             overall = [one for one in compared if one[0]["layer"] == OVERALL]
             _correct([one for one in compared if one[0]["layer"] != OVERALL], piece.margin, bootstrap.seed)
             if family.of_control:
-                against_controls += overall
+                against_controls.setdefault(family.names["shots"], []).extend(overall)
             else:
                 _correct(overall, piece.margin, bootstrap.seed)
             rows += [row for row, _ in compared]
-        _correct(against_controls, piece.margin, bootstrap.seed)
+        for compared in against_controls.values():
+            _correct(compared, piece.margin, bootstrap.seed)
     return rows
 
 
@@ -240,34 +241,34 @@ def _correct(compared: Sequence[Compared], margin: float, seed: int | list[int])
 
 
 def _against_baselines(piece: Piece) -> Iterator[Family]:
-    """A metric beside each baseline of the same control; label splits have none."""
+    """A metric beside each baseline of the same control and demonstrations; label splits have none."""
     for baseline, condition, base in piece.baselines:
-        for at, control in enumerate(piece.own.controls):
-            if control in base.controls:
-                names = _names(piece, control, baseline, condition, control)
-                yield Family(names, *_paired(piece.own, at, base, base.controls.index(control)))
+        for at, variant in enumerate(piece.own.variants):
+            if variant in base.variants:
+                names = _names(piece, variant, baseline, condition, variant.control)
+                yield Family(names, *_paired(piece.own, at, base, base.variants.index(variant)))
 
 
 def _against_controls(piece: Piece) -> Iterator[Family]:
-    """The measurement beside every control."""
+    """The measurement beside every control, both after as many demonstrations."""
     own = piece.own
-    if not piece.compared or NO_CONTROL not in own.controls:
-        return
-    plain = own.controls.index(NO_CONTROL)
-    for at, control in enumerate(own.controls):
-        if control != NO_CONTROL:
-            names = _names(piece, NO_CONTROL, piece.metric, piece.condition, control)
-            yield Family(names, *_paired(own, plain, own, at), control_named(control).changes(piece.condition))
+    for at, (control, shots) in enumerate(own.variants if piece.compared else ()):
+        plain = Variant(NO_CONTROL, shots)
+        if control != NO_CONTROL and plain in own.variants:
+            names = _names(piece, plain, piece.metric, piece.condition, control)
+            differences = _paired(own, own.variants.index(plain), own, at)
+            yield Family(names, *differences, control_named(control).changes(piece.condition))
 
 
-def _names(piece: Piece, control: str, baseline: str, baseline_condition: str, baseline_control: str) -> Row:
+def _names(piece: Piece, variant: Variant, baseline: str, baseline_condition: str, baseline_control: str) -> Row:
     return {
         "metric": piece.metric,
         "condition": piece.condition,
         "baseline": baseline,
         "baseline_condition": baseline_condition,
-        "control": control,
+        "control": variant.control,
         "baseline_control": baseline_control,
+        "shots": variant.shots,
     }
 
 
@@ -296,7 +297,7 @@ def _headline(config: SweepConfig, buckets: Buckets, rows: list[Row]) -> Row:
         "metrics": [
             {"label": catalogue[row["metric"]].label} | {key: _plain(row[key]) for key in kept}
             for row in rows
-            if row["layer"] == OVERALL
+            if row["layer"] == OVERALL and row["shots"] == config.demonstrations
         ],
     }
 
