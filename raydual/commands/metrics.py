@@ -60,11 +60,12 @@ def _print_table(metrics: Sequence[Metric], rows: Sequence[Mapping[str, Any]], l
     for metric in metrics:
         for condition in metric.conditions_with_labels(labels):
             keys = [(metric.name, condition, layer) for layer in (OVERALL, *layers)]
-            numbers = "".join(_number(found[key]) for key in keys if key in found)
+            numbers = "".join(number(found[key]) for key in keys if key in found)
             print(f"{f'{metric.label}, {condition}':<52}{numbers}")
     if layers:
         print(f"{'':<52}{'overall':>9}" + "".join(f"{'layer ' + str(i):>9}" for i in layers))
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """A value in a column of nine characters."""
     return f"{'-' if math.isnan(value) else format(value, '.4f'):>9}"

@@ -45,26 +45,26 @@ class SeedOrders:
         """How many examples are measured."""
         return len(self.gold)
 
-    def value(self, condition: str, spread: Float[np.ndarray, "_"]) -> Value:
-        """The mean of spreads, undefined where there is no other order, or none without a divergence."""
+    def value(self, condition: str, spread: float) -> Value:
+        """A spread, undefined where there is no other order, or none without a divergence."""
         if self.demonstrations < 2:
             return Value(float("nan"), self.examples, "a single demonstration has no other order")
         if not np.isfinite(self.scores[condition]).all():
             return Value(float("nan"), self.examples, "fine-tuning diverged in one of the orders")
-        return Value(float(spread.mean()), self.examples)
+        return Value(spread, self.examples)
 
 
 @of_orders(CATALOGUE["order_scores"])
 def spread_of_scores(found: SeedOrders) -> dict[str, Value]:
     """Spread of label scores over orders."""
-    return {name: found.value(name, scores.std(axis=0, ddof=1)) for name, scores in found.scores.items()}
+    return {name: found.value(name, float(scores.std(axis=0, ddof=1).mean())) for name, scores in found.scores.items()}
 
 
 @of_orders(CATALOGUE["order_accuracy"])
 def spread_of_accuracy(found: SeedOrders) -> dict[str, Value]:
     """Spread of accuracy over orders."""
     right = {name: scores.argmax(axis=2) == found.gold for name, scores in found.scores.items()}
-    return {name: found.value(name, one.mean(axis=1).std(axis=0, ddof=1)) for name, one in right.items()}
+    return {name: found.value(name, float(one.mean(axis=1).std(ddof=1))) for name, one in right.items()}
 
 
 def seed_orders(

@@ -14,6 +14,7 @@ from raydual.report.distributions import distribution_figure
 from raydual.report.layers import layer_figure
 from raydual.report.published import published_table
 from raydual.report.search import search_figure
+from raydual.report.shots import shots_figure, shots_table
 from raydual.report.words import digits_of, findings, interval, number, with_difference, with_interval
 from raydual.run_directory.directory import RunDirectory
 
@@ -44,6 +45,7 @@ def write_report(run: RunDirectory, manifest: Row | None = None) -> Path | str:
             standing=standing_table(data),
             controls=data.controls,
             control_table=control_table(data),
+            shots_table=shots_table(data),
             table=[_table_row(data, metric, row) for metric, row in data.headline()],
             # The SVG is made here, from numbers, and holds no text of the user's.
             figures={name: Markup(svg) for name, svg in figures.items()},  # noqa: S704
@@ -70,6 +72,7 @@ def _figures(data: RunData) -> dict[str, str]:
             "distributions": distribution_figure(data),
             "controls": control_figure(data),
             "layers": layer_figure(data),
+            "shots": shots_figure(data),
             "search": search_figure(data),
         }
         return {name: theme.as_svg(figure) for name, figure in made.items() if figure is not None}
