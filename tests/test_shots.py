@@ -15,7 +15,7 @@ from raydual.errors import UserError
 from raydual.measure import shots as shots_module
 from raydual.measure.measurer import Measurer
 from raydual.measure.seeds import SeedMeasurer
-from raydual.measure.shots import Context, without_tuning
+from raydual.measure.shots import Context
 from raydual.model.loading import load_model
 from raydual.run_directory.directory import fingerprint_of
 from raydual.settings.controls import control_named
@@ -179,18 +179,29 @@ def test_demonstrations_that_the_tokenizer_merges_otherwise_are_passed_by_themse
         assert_alike(found, as_it_was)
 
 
-def test_a_seed_that_diverges_has_one_row_and_what_diverges_on_the_way_is_undefined(loaded):
+def test_a_seed_that_diverges_has_a_single_row(loaded):
     rows = SeedMeasurer(*_diverging(loaded)).measure(context_of(loaded, _study(loaded))[1])
     assert [(row["metric"], row["shots"]) for row in rows] == [("failed", K)] * 2
-    plain_rows = measured_on_the_way(loaded)[0]
-    without = list(without_tuning(plain_rows, "it diverged"))
-    for row, before in zip(without, plain_rows, strict=True):
-        if row["condition"] in ("zsl", "icl", "icl-zsl"):
-            assert row == before
-        else:
-            assert math.isnan(row["value"])
-            assert (row["examples"], row["reason"]) == (0, "it diverged")
-            assert row["undefined"] == before["examples"] + before["undefined"]
+
+
+def test_a_number_on_which_fine_tuning_alone_diverges_is_undefined_there(loaded, monkeypatch):
+    study = _study(loaded, finetune={"learning_rate": 0.05, "epochs": 2})
+    measurer, sets = context_of(loaded, study)
+    expected = measurer.measure(sets)
+    tuned = shots_module.finetune
+
+    def diverging(model, some, *arguments, **options):
+        found = tuned(model, some, *arguments, **options)
+        return replace(found, finite=found.finite & torch.tensor([len(one.examples) != 2 or one.seed for one in some]))
+
+    monkeypatch.setattr(shots_module, "finetune", diverging)
+    for row, before in zip(measurer.measure(sets), expected, strict=True):
+        if (row["seed"], row["shots"]) != (0, 2):
+            assert str(row) == str(before)
+            continue
+        assert math.isnan(row["value"])
+        assert (row["examples"], row["reason"]) == (0, "fine-tuning diverged at learning rate 0.05")
+        assert row["undefined"] == before["examples"] + before["undefined"]
 
 
 def _study(loaded, **changes):

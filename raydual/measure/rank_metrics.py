@@ -1,6 +1,6 @@
 """How alike context and fine-tuning rank the demonstrations: Kendall's τ and top-k recall, by token and by example."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -30,7 +30,8 @@ class Training:
     `query` and `attn_in` `[layers, pairs, width]` are their queries and attention inputs; `prefix_index`
     `[pairs]` their places in the in-context prompt; `example` `[pairs]` the demonstrations they belong to;
     `first_alike` `[pairs]` the first of them with the same token id, whose vectors in the first layer are the same
-    ones, up to rounding that must not break a tie; `examples` how many demonstrations there are.
+    ones, up to rounding that must not break a tie; `first_same` `[pairs]` the first whose vectors in the other layers
+    are, since it follows the same tokens and the weights were the same; `examples` how many demonstrations there are.
     """
 
     seed: int
@@ -39,6 +40,7 @@ class Training:
     prefix_index: Int[Tensor, "pairs"]
     example: Int[Tensor, "pairs"]
     first_alike: Int[Tensor, "pairs"]
+    first_same: Int[Tensor, "pairs"]
     examples: int
 
 
@@ -58,7 +60,6 @@ def _training_tokens(group: int, demonstrations: DemonstrationSet, tuned: Tuned,
         for name, parts in fields.items():
             parts.append(recorded[name][group][:, torch.as_tensor(tokens, device=device)])
     ids = demonstrations.prefix[demonstrations.prefix_index]
-    _, first, group_of = np.unique(ids, return_index=True, return_inverse=True)
     _, example = np.unique(demonstrations.example_index, return_inverse=True)
     return Training(
         seed=demonstrations.seed,
@@ -66,9 +67,25 @@ def _training_tokens(group: int, demonstrations: DemonstrationSet, tuned: Tuned,
         attn_in=torch.cat(fields["attn_in"], dim=1),
         prefix_index=torch.as_tensor(demonstrations.prefix_index, device=device),
         example=torch.as_tensor(example, device=device),
-        first_alike=torch.as_tensor(first[group_of], device=device),
+        first_alike=torch.as_tensor(_first_equal(ids.tolist()), device=device),
+        first_same=torch.as_tensor(_first_equal(_histories(demonstrations, tuned.same_weights)), device=device),
         examples=int(example.max()) + 1,
     )
+
+
+def _histories(demonstrations: DemonstrationSet, same_weights: bool) -> list[Hashable]:
+    """What the vectors of each paired token depend on: its demonstration's tokens so far, and the weights."""
+    places = zip(demonstrations.example_index.tolist(), demonstrations.token_index.tolist(), strict=True)
+    return [
+        (demonstrations.examples[example][: token + 1].tobytes(), 0 if same_weights else example)
+        for example, token in places
+    ]
+
+
+def _first_equal(keys: Sequence[Hashable]) -> list[int]:
+    """For each of the keys, the place of the first one that equals it."""
+    first: dict[Hashable, int] = {}
+    return [first.setdefault(key, place) for place, key in enumerate(keys)]
 
 
 @dataclass(frozen=True)
@@ -145,9 +162,10 @@ def _of_seed(functions: Sequence[Measure], ranks: Ranks, noise: Ranked) -> dict[
 def _inner(
     last: Float[Tensor, "n layers width"], tokens: Float[Tensor, "layers pairs width"], seed: Training
 ) -> Float[Tensor, "n layers pairs"]:
-    """Inner products of each query's last token with the training tokens, equal tokens equal in the first layer."""
+    """Inner products of each query's last token with the training tokens; of those with the same vectors the same."""
     products = torch.einsum("nlw,ltw->nlt", last, tokens)
     products[:, 0] = products[:, 0, seed.first_alike]
+    products[:, 1:] = products[:, 1:, seed.first_same]
     return products
 
 

@@ -1,5 +1,6 @@
 """A model that measures seeds: demonstration sets in, metric rows out. The distributed layer only feeds it."""
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from raydual.measure.prediction_metrics import Predictions, SeedPredictions, pre
 from raydual.measure.rank_metrics import Training, rank_metrics, training_tokens
 from raydual.measure.recordings import Pass, Recordings, recorded_fields, recorded_values
 from raydual.measure.rows import Row, example_row, failure_row, layer_rows, value_row
-from raydual.measure.shots import Context, by_shots, tune_by_shots, without_tuning
+from raydual.measure.shots import Context, by_shots, tune_by_shots, undefined
 from raydual.measure.weight_updates import DualRecorder, context_updates
 from raydual.model.anatomy import KEY
 from raydual.model.attention import Prefix
@@ -105,7 +106,8 @@ class SeedMeasurer:
         """
         settings = settings or self.config.finetune
         limit = self.model.config.max_position_embeddings
-        rows, fitting = [], []
+        rows: list[Row] = []
+        fitting = []
         for place, demonstrations in enumerate(sets):
             reason = too_long(demonstrations, self.queries, limit)
             if reason:
@@ -130,29 +132,36 @@ class SeedMeasurer:
         moved = tune_by_shots(self.model, others, settings) if others else own
         if at_random:
             moved = {k: random_step(self.model, tuned, seeds, noise_seed) for k, tuned in moved.items()}
-        numbers, diverged = by_shots(sets), f"fine-tuning diverged at learning rate {settings.learning_rate:g}"
+        diverged = f"fine-tuning diverged at learning rate {settings.learning_rate:g}"
         sound = moved[len(sets[0].examples)].finite.tolist()
         rows = [failure_row(seed, diverged) for seed, finite in zip(seeds, sound, strict=True) if not finite]
-        orders = []
-        if functions := self._of("orders"):
-            orders = seed_orders(
-                self.model, self.queries, self.chunks, sets, settings, others, noise_seed if at_random else None
-            )
         with torch.inference_mode():
             whole = Context.of(self.model, self._prompts(sets))
-        for k, some in numbers.items():
-            training = training_tokens(some, own[k], self.config.measures.query_field)
-            with torch.inference_mode():
-                context = whole.first(self.model, self._prompts(some))
-            values, predictions = self._examples(context, training, moved[k], len(numbers))
-            for group in np.flatnonzero(sound).tolist():
-                found = self._rows(seeds[group], predictions[group], {key: x[group] for key, x in values.items()})
-                if not bool(moved[k].finite[group]):
-                    found = list(without_tuning(found, diverged))
-                rows += [{**row, "shots": k} for row in found]
-        for group in np.flatnonzero(sound).tolist() if orders else ():
-            rows += [value_row(seeds[group], *value) for value in predicted_values(functions, orders[group])]
+        of_all: dict[int, list[Row]] = {}
+        for k, some in by_shots(sets).items():
+            finite = [there and here for there, here in zip(sound, moved[k].finite.tolist(), strict=True)]
+            found = dict(self._after(some, own[k], moved[k], whole, finite))
+            of_all = of_all or found
+            for seed, rows_of_all in of_all.items():
+                of_number = found[seed] if seed in found else undefined(rows_of_all, diverged)
+                rows += [{**row, "shots": k} for row in of_number]
+        if functions := self._of("orders"):
+            drawn = noise_seed if at_random else None
+            orders = seed_orders(self.model, self.queries, self.chunks, sets, settings, others, drawn)
+            for seed, found_of in itertools.compress(zip(seeds, orders, strict=True), sound):
+                rows += [value_row(seed, *value) for value in predicted_values(functions, found_of)]
         return [row if row["shots"] else {**row, "shots": len(sets[0].examples)} for row in rows]
+
+    def _after(
+        self, sets: list[DemonstrationSet], own: Tuned, moved: Tuned, whole: Context, finite: Sequence[bool]
+    ) -> Iterator[tuple[int, list[Row]]]:
+        """The `finite` seeds and their rows with demonstrations that are the first ones, or all, of the `whole`."""
+        training = training_tokens(sets, own, self.config.measures.query_field)
+        with torch.inference_mode():
+            context = whole.first(self.model, self._prompts(sets))
+        values, predictions = self._examples(context, training, moved)
+        for group, one in itertools.compress(enumerate(sets), finite):
+            yield one.seed, self._rows(one.seed, predictions[group], {key: x[group] for key, x in values.items()})
 
     def _rows(self, seed: int, predictions: SeedPredictions, of_seed: dict[Key, np.ndarray]) -> list[Row]:
         """The rows of one seed, from its predictions and the values of its examples."""
@@ -163,12 +172,9 @@ class SeedMeasurer:
 
     @torch.inference_mode()
     def _examples(
-        self, context: Context, training: list[Training], tuned: Tuned, numbers: int
+        self, context: Context, training: list[Training], tuned: Tuned
     ) -> tuple[dict[Key, np.ndarray], list[SeedPredictions]]:
-        """Per example: the values of metrics `[G, examples, layers]`, and each seed's predictions.
-
-        It is called for so many `numbers` of demonstrations.
-        """
+        """Per example: the values of metrics `[G, examples, layers]`, and each seed's predictions."""
         contexts = context_updates(self.model, context.inputs, context.real)
         values, outcomes = defaultdict(list), defaultdict(list)
         for chunk, passes, simdual in self.passes(context.prefix, tuned):
@@ -176,7 +182,7 @@ class SeedMeasurer:
                 outcomes[name].append((outcome.prediction.view(-1, len(chunk.index)), outcome.greedy))
             for key, value in self._values(chunk, passes, simdual, training, tuned, contexts).items():
                 values[key].append(value)
-            PULSE.done += len(training) / (len(self.chunks) + 1) / numbers
+            PULSE.done += len(training) / (len(self.chunks) + 1) / (1 + len(self.config.shots))
         zsl, icl, ft = (self._predictions(outcomes[name], len(training)) for name in ("zsl", "icl", "ft"))
         gold, labels = np.asarray(self.queries.labels), len(self.queries.label_tokens)
         found = [SeedPredictions(*one, gold, labels) for one in zip(zsl, icl, ft, strict=True)]

@@ -80,11 +80,8 @@ class Context:
         return Context(prompts, prefix, tuple(x[:, :most] for x in self.inputs), real)
 
 
-def without_tuning(rows: Iterable[Row], reason: str) -> Iterator[Row]:
-    """The rows of a number of demonstrations on which fine-tuning diverged: what depends on it is undefined."""
+def undefined(rows: Iterable[Row], reason: str) -> Iterator[Row]:
+    """Rows like these of a number of demonstrations with which the seed cannot be measured."""
     for row in rows:
-        if row["condition"] in ("zsl", "icl", "icl-zsl"):
-            yield row
-            continue
         missing = row["examples"] + row["undefined"]
         yield {**row, "value": float("nan"), "examples": 0, "undefined": missing, "reason": reason}

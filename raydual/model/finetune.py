@@ -25,6 +25,7 @@ class Tuned:
     `stacks` goes into `with_projections`. `losses` `[G, steps]` and `finite` `[G]` (False: diverged) tell how it
     went. `recordings[i][name]` `[G, layers, tokens, width]` holds the fields recorded at every token of
     demonstration i, in the forward pass of its own step of the last epoch. `earlier[k]` are the stacks after k steps.
+    `same_weights`: all demonstrations were recorded at the same weights.
     """
 
     stacks: Stacks
@@ -32,6 +33,7 @@ class Tuned:
     finite: Bool[Tensor, "G"]
     recordings: tuple[dict[str, Float[Tensor, "G layers _ width"]], ...]
     earlier: Mapping[int, Stacks] = field(default_factory=dict)
+    same_weights: bool = False
 
     def after(self, steps: int) -> "Tuned":
         """How it stood after so many steps, of those that were kept."""
@@ -80,7 +82,8 @@ def finetune(
     for parameter in parameters:
         parameter.requires_grad_(False).grad = None
     all_losses = torch.stack(losses, dim=1)
-    return Tuned(stacks, all_losses, _finite(stacks, all_losses), tuple(recordings), earlier)
+    finite, same_weights = _finite(stacks, all_losses), settings.batch == "all"
+    return Tuned(stacks, all_losses, finite, tuple(recordings), earlier, same_weights)
 
 
 def _finite(stacks: Stacks, losses: Float[Tensor, "G steps"]) -> Bool[Tensor, "G"]:

@@ -39,11 +39,15 @@ class TrainingRecord:
 
 @dataclass(frozen=True)
 class Finetuned:
-    """The tuned copy, one record for each training example (last epoch), and the loss of every step."""
+    """The tuned copy, one record for each training example (last epoch), and the loss of every step.
+
+    `still`: all examples of an epoch were seen by the same weights.
+    """
 
     model: PreTrainedModel
     records: list[TrainingRecord]
     losses: list[float]
+    still: bool = False
 
 
 def finetune(
@@ -66,7 +70,7 @@ def finetune(
         losses += [loss for loss, _ in found]
         records = [record for _, record in found]
     tuned.requires_grad_(False)
-    return Finetuned(tuned, records, losses)
+    return Finetuned(tuned, records, losses, settings.batch == "all")
 
 
 def trainable(model: PreTrainedModel, projections: tuple[str, ...]) -> list[torch.nn.Parameter]:
