@@ -184,4 +184,4 @@ def test_the_spread_over_orders_has_a_command_that_switches_it_on(tiny, capsys):
         (metric, condition) for metric in ("order_scores", "order_accuracy") for condition in ("icl", "ft", "ft_all")
     }
     assert main(["order", str(tiny), "--seed", "2"]) == 0
-    assert "Spread of label scores over orders, ft_all" in capsys.readouterr().out
+    assert "Order spread, label scores, ft_all" in capsys.readouterr().out

@@ -89,13 +89,16 @@ def estimate(study: Study, on_gpu: bool = True) -> Estimate:
     if config.search.seeds or config.search.finetune:
         work["search"] = _search(study, flops, sets, study.queries(tokenizer, "selection"), kept)
     seed = _mean_seed(flops, sets, queries, config.finetune)
+    # The orders are fine-tuned on another seed's demonstrations alone.
+    in_given_order = [replace(demonstrations, orders=()) for demonstrations in sets]
+    once_more = _mean_seed(flops, in_given_order, queries, config.finetune)["fine-tuning"]
     more_heads = _heads_of_other_layers(flops, sets, config.finetune)
     for control in controls_of(config.controls):
         unit = dict(seed)
         if control.step == "layer_causal" or config.finetune.gradient == "layer_causal":
             unit["fine-tuning"] += more_heads
         if control.tuned_on == "other":
-            unit["fine-tuning"] += unit["fine-tuning"]
+            unit["fine-tuning"] += once_more
         if control.draws_models:
             unit["zero-shot"] = zero_shot
         count = sum(u.control == control for u in units)
