@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from raydual.catalogue.entries import FAILED
 from raydual.errors import UserError
+from raydual.run_directory.examples import ExampleFiles, check_columns
 from raydual.run_directory.journal import Journal
 from raydual.run_directory.lock import INSTEAD, SUFFIX, locked
 from raydual.run_directory.measurements import Measurements, measurement_table, with_shots
@@ -44,7 +45,7 @@ NO_CONTROL = MEASUREMENT.name
 CONFIG, MANIFEST = "config.yaml", "manifest.json"
 SEARCHES = {"search/seeds.parquet": SEED_SEARCH, "search/finetune.parquet": FINETUNE_SEARCH}
 _MADE_ANEW = "run the sweep again with --resume, which makes it anew"
-_FOLDERS = ("search", "measurements", "figures")
+_FOLDERS = ("search", "measurements", "examples", "figures")
 
 
 class RunDirectory:
@@ -154,9 +155,6 @@ class RunDirectory:
         """The sweep as it was run, with `key=value` overrides."""
         return stored_config(self.storage.read_text(CONFIG), self.storage.at(CONFIG), overrides)
 
-    def _demonstrations(self) -> int:
-        return self.config().demonstrations
-
     def damaged_config(self) -> bool:
         """Whether something is there in place of the settings that cannot be read as such."""
         if not self.has_config():
@@ -221,15 +219,15 @@ class RunDirectory:
     @cached_property
     def rows(self) -> Measurements:
         """The files of measured rows."""
-        return Measurements(self.storage.sub("measurements"))
+        return Measurements(self.storage.sub("measurements"), ExampleFiles(self.storage.sub("examples")))
 
-    def write_measurements(self, rows: pa.Table) -> str:
-        """Store the rows of one finished batch of seeds; returns the file's name."""
+    def write_measurements(self, rows: pa.Table, examples: pa.Table | None = None) -> str:
+        """Store the rows of one finished batch of seeds, and its values by example; returns the rows' file's name."""
         if self._belonging is None or self._belonging[1] is None:
             config = self.config()
             chosen = self.finetune(config)
             self._belonging = (config.fingerprint(), fingerprint_of(chosen) if chosen else None)
-        return self.rows.add(with_shots(rows, self._demonstrations), *self._belonging)
+        return self.rows.add(with_shots(rows, self.config), *self._belonging, examples)
 
     def measured(self, columns: list[str], rows: pc.Expression | None = None) -> pa.Table:
         """Columns of the measured rows, all of them or those that fit an expression.
@@ -239,7 +237,7 @@ class RunDirectory:
         UserError
             A file of `measurements/` is damaged, or rows are there twice.
         """
-        return with_shots(self.rows.table(columns, rows), self._demonstrations)
+        return with_shots(self.rows.table(columns, rows), self.config)
 
     def measured_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Columns of the measured rows, one file after another, in the order of names; strings are dictionaries.
@@ -249,7 +247,27 @@ class RunDirectory:
         UserError
             As `measured`.
         """
-        return (with_shots(rows, self._demonstrations) for rows in self.rows.batches(columns))
+        return (with_shots(rows, self.config) for rows in self.rows.batches(columns))
+
+    def example_tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The values by example (docs/examples.md), one file after another, all columns or some.
+
+        Raises
+        ------
+        UserError
+            There are none, or no such column; or a file is damaged.
+        """
+        files = self.rows.examples
+        names = sorted(file.examples for file in self.rows.sound() if file.examples)
+        if not names:
+            raise UserError(
+                f"{self}: keeps no values by example (an older version, or `examples: off`); measure into another "
+                "directory to have them"
+            )
+        if columns is not None:
+            check_columns(columns, files.columns(names[0]), str(files.storage))
+        for name in names:
+            yield files.read(name, columns)
 
     def finished(self) -> set[tuple[int, str]]:
         """The (seed, control) pairs that have been measured, or failed for their own reasons."""
@@ -264,13 +282,12 @@ class RunDirectory:
 
     def summary(self) -> pa.Table:
         """The reduced distributions (`SUMMARY`)."""
-        table = read_table(self.storage, "summary.parquet", SUMMARY, made_again(self.storage))
-        return with_shots(table, self._demonstrations)
+        return with_shots(read_table(self.storage, "summary.parquet", SUMMARY, made_again(self.storage)), self.config)
 
     def comparisons(self) -> pa.Table:
         """The metrics against their baselines (`COMPARISONS`)."""
         table = read_table(self.storage, "comparisons.parquet", COMPARISONS, made_again(self.storage))
-        return with_shots(table, self._demonstrations)
+        return with_shots(table, self.config)
 
     def write_summary(self, summary: pa.Table, comparisons: pa.Table, headline: dict[str, Any]) -> None:
         """Store the distributions, the comparisons and the overall numbers."""
@@ -380,4 +397,4 @@ def copy_run(source: Storage, target: Storage) -> None:
         target.write(name, source.read(name))
 
 
-_KEPT = re.compile(r"(^|/)(config\.yaml|manifest\.json|cells\.json|(measurements|search)/[^/]+)$")
+_KEPT = re.compile(r"(^|/)(config\.yaml|manifest\.json|cells\.json|(measurements|examples|search)/[^/]+)$")

@@ -266,6 +266,15 @@ def _without_newer(settings: dict[str, Any], defaults: BaseModel, newer: set[str
     return {name: value for name, value in settings.items() if name not in newer or value != plain[name]}
 
 
+Kept = Literal["overall", "layers", "heads", "off"]
+"""What is kept of every example beside its predictions: overall values, those of layers too, those of heads too."""
+
+
+def _read_kept(value: Any) -> Any:
+    # What YAML makes of `off`.
+    return "off" if value is False else value
+
+
 _GROUPS = ("split", "search", "finetune", "measures", "controls", "execution")
 
 
@@ -286,6 +295,9 @@ class SweepConfig(Settings):
     finetune: Finetune = Finetune()
     measures: Measures = Measures()
     controls: Controls = Controls()
+    examples: Annotated[Kept, BeforeValidator(_read_kept)] = Field(
+        default="overall", description="which values by example are kept (docs/examples.md); no number depends on it"
+    )
     execution: Execution = Execution()
 
     _seeds_distinct = field_validator("seeds")(_distinct)
@@ -364,12 +376,12 @@ class SweepConfig(Settings):
         return tuple(k for k in self.measures.shots if k < self.demonstrations)
 
     def fingerprint(self) -> str:
-        """A hash of all settings that a measured number can depend on (not of `execution` and `name`).
+        """A hash of all settings that a measured number can depend on (not of `execution`, `examples` and `name`).
 
         A margin is part of it, since it must be stated before the run. Settings that older versions did not have are
         left out where they have their default, so that their runs can be gone on with.
         """
-        settings = self.model_dump(mode="json", exclude={"execution", "name"})
+        settings = self.model_dump(mode="json", exclude={"execution", "examples", "name"})
         settings["measures"] = _without_newer(settings["measures"], Measures(), _NEWER_MEASURES)
         settings["finetune"] = self.finetune.identity()
         own = settings["measures"].pop("own")

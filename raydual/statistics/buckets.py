@@ -7,8 +7,9 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int32
 
+from raydual.catalogue.metric import OVERALL
 from raydual.errors import UserError
 from raydual.run_directory.directory import FAILED, NO_CONTROL, RunDirectory
 from raydual.settings.controls import report_order
@@ -24,8 +25,10 @@ class Variant(NamedTuple):
     shots: int
 
 
-_COLUMNS = ["seed", "control", "shots", "metric", "condition", "layer", "value", "reason"]
-_RECORD = np.dtype([("seed", np.int32), ("variant", np.int32), ("layer", np.int16), ("value", np.float64)])
+_COLUMNS = ["seed", "control", "shots", "metric", "condition", "layer", "value", "examples", "reason"]
+_RECORD = np.dtype(
+    [("seed", np.int32), ("variant", np.int32), ("layer", np.int16), ("examples", np.int32), ("value", np.float64)]
+)
 _SCATTERED_ROWS = 500_000
 _HELD_ROWS = 4_000_000
 _READ_RECORDS = 1_000_000
@@ -33,13 +36,17 @@ _READ_RECORDS = 1_000_000
 
 @dataclass(frozen=True)
 class Values:
-    """A metric under one condition: the value of each variant, layer and seed, and which of them were measured."""
+    """A metric under one condition: the value of each variant, layer and seed, and which of them were measured.
+
+    `examples` is how many are in the overall value.
+    """
 
     variants: Sequence[Variant]
     layers: Int[np.ndarray, "layers"]
     seeds: Int[np.ndarray, "seeds"]
     values: Float[np.ndarray, "variants layers seeds"]
     measured: Bool[np.ndarray, "variants layers seeds"]
+    examples: Int32[np.ndarray, "variants seeds"]
 
 
 class Codes:
@@ -126,6 +133,7 @@ class Buckets:
         records["variant"] = self._variant_codes(controls, rows["shots"].to_numpy())
         records["layer"] = rows["layer"].to_numpy()
         records["value"] = rows["value"].to_numpy()
+        records["examples"] = rows["examples"].to_numpy()
         metrics = self._metrics.column(rows["metric"])
         self._note_failures(rows, metrics)
         plain = self._controls.of.get(NO_CONTROL, -1)
@@ -185,12 +193,15 @@ class Buckets:
         variant_at, seed_at = _places(variants, len(self._variants.of)), _places(seeds, len(self._seeds.of))
         values = np.full((len(variants), len(layers), len(seeds)), np.nan)
         measured = np.zeros(values.shape, bool)
+        examples = np.zeros((len(variants), len(seeds)), np.int32)
         for records in bucket.records():
             at = variant_at[records["variant"]], np.searchsorted(layers, records["layer"]), seed_at[records["seed"]]
             values[at] = records["value"]
             measured[at] = True
+            overall = records["layer"] == OVERALL
+            examples[at[0][overall], at[2][overall]] = records["examples"][overall]
         names = list(self._variants.of)
-        return Values([names[code] for code in variants], layers, self._all_seeds()[seeds], values, measured)
+        return Values([names[code] for code in variants], layers, self._all_seeds()[seeds], values, measured, examples)
 
     def _present(
         self, bucket: Bucket
