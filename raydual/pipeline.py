@@ -5,6 +5,7 @@ such a mistake is told in less than a second.
 """
 
 import platform
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -12,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from raydual.console import say
+from raydual.console import following, say
 from raydual.run_directory.directory import RunDirectory, is_unused
 from raydual.run_directory.resume import check, repair
 from raydual.settings.controls import MEASUREMENT
@@ -135,6 +136,7 @@ def _run_study(study: Study, run: RunDirectory, where: str, place: "Where", shar
     from raydual.cluster.choice import stored_choice
     from raydual.cluster.run import Computed
     from raydual.report import write_report
+    from raydual.report.data import RunData
     from raydual.statistics.reduce import reduce_run
 
     config, timings = study.config, Timings()
@@ -148,10 +150,12 @@ def _run_study(study: Study, run: RunDirectory, where: str, place: "Where", shar
     else:
         computed = Computed()
         say("everything has been measured; only the summary and the report are made again")
-        with timings.stage("reduce"):
+        with timings.stage("reduce"), following("reduce", file=sys.stdout):
             reduce_run(run)
     manifest = _manifest(run, choice, timings, computed) | {"model_commit": study.commit}
-    report = write_report(run, manifest)
+    with following("report", file=sys.stdout):
+        manifest["warnings"] = RunData(run, manifest).warnings
+        report = write_report(run, manifest)
     # Last, so that a run that has it is complete.
     run.write_manifest(manifest)
     _say_results(run, manifest)
@@ -180,7 +184,7 @@ def _compute(
         with timings.stage("measure"):
             on_ray.measure(choice)
         computed = on_ray.finish()
-        with timings.stage("reduce"):
+        with timings.stage("reduce"), following("reduce", file=sys.stdout):
             # One machine's threads need no copies of the values.
             reduce_run(run, map_on_ray if opened.connection.joined else None)
     return choice, computed
@@ -200,6 +204,8 @@ def _say_results(run: RunDirectory, manifest: dict[str, Any]) -> None:
 
     for line in (*headline_lines(run), *standing_lines(RunData(run, manifest))):
         say(line)
+    for line in manifest["warnings"]:
+        say(f"warning: {line}")
 
 
 class Timings:

@@ -9,7 +9,7 @@ import typer
 from raydual.catalogue.metric import FAMILIES, OVERALL, Family, Metric
 from raydual.commands.options import AsJson, ControlName, Overrides, Seed, Study
 from raydual.commands.output import print_json
-from raydual.commands.studies import about, laboratory, title
+from raydual.commands.studies import one_seed
 from raydual.console import say
 from raydual.errors import UserError
 from raydual.files import QUICKSTART
@@ -28,19 +28,19 @@ def _command(family: Family) -> Callable[..., None]:
         as_json: AsJson = False,
     ) -> None:
         switch = [f"measures.{family.switch}={family.on}"] if family.switch else []
-        lab = laboratory(config, [*switch, *(overrides or ())], seed, control)
-        metrics = lab.study.config.catalogue.of_command(name)
+        study = one_seed(config, [*switch, *(overrides or ())], seed, control)
+        metrics = study.laboratory.study.config.catalogue.of_command(name)
         if not metrics:
             raise UserError(f"raydual {name}: the sweep names no file with metrics of its own; set measures.own")
         if not as_json:
-            say(title(lab))
+            say(study.title())
         names = {metric.name for metric in metrics}
-        rows = [row for row in lab.measure(seed, control) if row["metric"] in names]
+        rows = [row for row in study.measure(seed, control) if row["metric"] in names]
         if as_json:
             numbers = [{key: row[key] for key in ("metric", "condition", "layer", "value")} for row in rows]
-            print_json({**about(lab), "seed": seed, "control": control, "rows": numbers})
+            print_json({**study.about(), "seed": seed, "control": control, "rows": numbers})
         else:
-            _print_table(metrics, rows, labels=len(lab.study.config.task.label_words))
+            _print_table(metrics, rows, labels=len(study.laboratory.study.config.task.label_words))
 
     return command
 
@@ -57,13 +57,13 @@ def _print_table(metrics: Sequence[Metric], rows: Sequence[Mapping[str, Any]], l
     """A line for each metric and condition: its overall number, then every layer's."""
     found = {(row["metric"], row["condition"], row["layer"]): row["value"] for row in rows}
     layers = sorted({row["layer"] for row in rows if row["layer"] != OVERALL})
+    if layers:
+        print(f"{'':<52}{'overall':>9}" + "".join(f"{'layer ' + str(i):>9}" for i in layers))
     for metric in metrics:
         for condition in metric.conditions_with_labels(labels):
             keys = [(metric.name, condition, layer) for layer in (OVERALL, *layers)]
             numbers = "".join(_number(found[key]) for key in keys if key in found)
             print(f"{f'{metric.label}, {condition}':<52}{numbers}")
-    if layers:
-        print(f"{'':<52}{'overall':>9}" + "".join(f"{'layer ' + str(i):>9}" for i in layers))
 
 
 def _number(value: float) -> str:

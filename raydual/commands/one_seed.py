@@ -1,6 +1,5 @@
 """`raydual select`, `finetune-eval`, `dual`, `record`: one thing at a time, without Ray."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,8 +7,8 @@ import typer
 
 from raydual.commands.options import AsJson, ControlName, Overrides, Seed, Study
 from raydual.commands.output import print_json
-from raydual.commands.studies import about, laboratory, title
-from raydual.console import say
+from raydual.commands.studies import one_seed
+from raydual.console import Done, following, say
 from raydual.errors import UserError
 from raydual.files import QUICKSTART
 
@@ -22,19 +21,18 @@ def select(config: Study = str(QUICKSTART), overrides: Overrides = None, as_json
 
     It is taken on the selection examples.
     """
-    lab = laboratory(config, overrides)
+    study = one_seed(config, overrides)
     if not as_json:
-        say(title(lab))
-    if not lab.study.dataset.selection.queries:
+        say(study.title())
+    if not study.laboratory.study.dataset.selection.queries:
         raise UserError("split.selection is 0: there are no examples to select seeds on")
     scores: list[tuple[int, float]] = []
-    for seed, accuracy in lab.select():
-        scores.append((seed, accuracy))
-        print(f"\r{len(scores)} of {len(lab.study.config.seeds)} seeds", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+    seeds = len(study.laboratory.study.config.seeds)
+    with following("select", lambda: Done(len(scores), seeds, "seeds")):
+        scores.extend(study.laboratory.select())
     scores.sort(key=lambda score: (-score[1], score[0]))
     if as_json:
-        print_json({**about(lab), "seeds": [{"seed": seed, "accuracy": accuracy} for seed, accuracy in scores]})
+        print_json({**study.about(), "seeds": [{"seed": seed, "accuracy": accuracy} for seed, accuracy in scores]})
         return
     for seed, accuracy in scores:
         print(f"seed {seed:>6}   in-context accuracy {accuracy:.3f}")
@@ -52,12 +50,12 @@ def finetune_eval(
 
     Once by label words, and once by the greedy token.
     """
-    lab = laboratory(config, overrides, seed, control)
+    study = one_seed(config, overrides, seed, control)
     if not as_json:
-        say(title(lab))
-    found = lab.evaluate(seed, control)
+        say(study.title())
+    found = study.laboratory.evaluation(study.measure(seed, control))
     if as_json:
-        print_json({**about(lab), "seed": seed, "control": control, **vars(found)})
+        print_json({**study.about(), "seed": seed, "control": control, **vars(found)})
         return
     print(f"{'':12}{'label words':>12}{'greedy':>9}   ({found.examples} examples)")
     for name in ("zero_shot", "in_context", "finetuned"):
@@ -78,19 +76,20 @@ def dual(
 
     On the model's own weights and activations, with a control that must fail.
     """
-    lab = laboratory(config, overrides, seed)
+    study = one_seed(config, overrides, seed)
     if not as_json:
-        say(title(lab))
+        say(study.title())
     import numpy as np
     import torch
 
     from raydual.one_seed.dual import dual_lines, verify_dual
 
-    queries = lab.queries
-    prefix = np.concatenate([lab.demonstrations(seed).prefix, queries.separator])
-    report = verify_dual(lab.loaded.model, prefix, queries.in_context[0], getattr(torch, precision))
+    queries = study.laboratory.queries
+    prefix = np.concatenate([study.laboratory.demonstrations(seed).prefix, queries.separator])
+    with following("dual form"):
+        report = verify_dual(study.laboratory.loaded.model, prefix, queries.in_context[0], getattr(torch, precision))
     if as_json:
-        print_json({**about(lab), "seed": seed, **report.as_json()})
+        print_json({**study.about(), "seed": seed, **report.as_json()})
     else:
         for line in dual_lines(report):
             print(line)
@@ -117,9 +116,11 @@ def record(
 
     Hidden states, queries and raw attention, as files; their paths are printed, one on a line.
     """
-    lab = laboratory(config, overrides, seed)
-    say(title(lab))
+    study = one_seed(config, overrides, seed)
+    say(study.title())
     from raydual.one_seed.recordings import record_seed, write_recording
 
-    for path in write_recording(record_seed(lab, seed), out, form):
+    with following(f"recording seed {seed}"):
+        paths = write_recording(record_seed(study.laboratory, seed), out, form)
+    for path in paths:
         print(path)

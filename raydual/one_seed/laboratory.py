@@ -19,6 +19,7 @@ from raydual.measure.seeds import SeedMeasurer, too_long
 from raydual.model.loading import LoadedModel, load_model
 from raydual.model.passes import Rows, encode_prefix, hidden_states
 from raydual.model.recording import Recorder
+from raydual.process.pulse import PULSE
 from raydual.run_directory.directory import FAILED
 from raydual.settings.controls import MEASUREMENT, control_named
 from raydual.settings.reading import validate_config
@@ -115,6 +116,7 @@ class Laboratory:
         unit = self.study.unit(seed, control_named(control), self.seeds)
         case = self.study.case(self.loaded.tokenizer, unit)
         self._fitting(case.context)
+        PULSE.begin(1)
         rows = self.measurer.measure(unit.control, [case])
         if rows[0]["metric"] == FAILED:
             raise UserError(f"seed {seed}: {rows[0]['reason']}")
@@ -122,7 +124,10 @@ class Laboratory:
 
     def evaluate(self, seed: int, control: str = MEASUREMENT.name) -> Evaluation:
         """Zero-shot, in-context and fine-tuned accuracy of a seed, or of a control of it."""
-        rows = self.measure(seed, control)
+        return self.evaluation(self.measure(seed, control))
+
+    def evaluation(self, rows: Sequence[Row]) -> Evaluation:
+        """The accuracies among the rows of a seed."""
         values = {(row["metric"], row["condition"]): row["value"] for row in rows if "accuracy" in row["metric"]}
         return Evaluation(
             zero_shot=values["accuracy", "zsl"],

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from raydual.catalogue.entries import CATALOGUE, Catalogue, Metric
 from raydual.catalogue.own import measures_in
-from raydual.errors import UserError, shown
+from raydual.errors import UserError, did_you_mean, shown
 from raydual.files import read_text
 from raydual.model.anatomy import TRAINABLE, Trainable
 from raydual.settings.task import Name, Task, builtin_tasks
@@ -274,7 +274,10 @@ class SweepConfig(Settings):
         task, known = raw["task"], builtin_tasks()
         if isinstance(task, str):
             if task not in known:
-                raise ValueError(f"task {shown(task)} is not one of {', '.join(known)}; a custom task is a mapping")
+                nearest = did_you_mean(task, known)
+                raise ValueError(
+                    f"task {shown(task)} is not one of {', '.join(known)}; a custom task is a mapping{nearest}"
+                )
             task = known[task]
         elif isinstance(task, dict):
             task = {**known.get(str(task.get("name")), {}), **task}
