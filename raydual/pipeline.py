@@ -53,12 +53,20 @@ def execute(
         A mistake in the settings, data, model, files or cluster; nothing that was measured is lost.
     """
     check(run, config, resume)
-    study = prepare_study(config)
+    study = _prepared(config)
     with taken(run, config, resume):
         from raydual.cluster.session import Where
 
         _run_study(study, run, where, Where(address, wait_minutes))
     return run
+
+
+def _prepared(config: SweepConfig) -> Study:
+    """The study of a sweep, with all that may be checked before Ray starts."""
+    from raydual.loggers import check_loggers
+
+    check_loggers(config)
+    return prepare_study(config)
 
 
 def execute_cells(
@@ -86,7 +94,7 @@ def execute_cells(
     for cell in sweep.cells:
         run = directory.cell(cell.name)
         check(run, cell.config, resume and not is_unused(run.storage))
-    studies = [prepare_study(cell.config) for cell in sweep.cells]
+    studies = [_prepared(cell.config) for cell in sweep.cells]
     with directory.locked(say):
         directory.check(sweep, resume)
         directory.start(sweep)
@@ -135,6 +143,7 @@ def _run_study(study: Study, run: RunDirectory, where: str, place: "Where", shar
     """
     from raydual.cluster.choice import stored_choice
     from raydual.cluster.run import Computed
+    from raydual.loggers import log_run
     from raydual.report import write_report
     from raydual.report.data import RunData
     from raydual.statistics.reduce import reduce_run
@@ -158,6 +167,8 @@ def _run_study(study: Study, run: RunDirectory, where: str, place: "Where", shar
         report = write_report(run, manifest)
     # Last, so that a run that has it is complete.
     run.write_manifest(manifest)
+    if config.execution.loggers:
+        log_run(RunData(run, manifest), report)
     _say_results(run, manifest)
     say(str(report))
 

@@ -24,7 +24,7 @@ NOT_HERE = {
     r"pip |npm |pre-commit |python -m venv": "installs: .ci/run installs by the README's own command",
     r"pytest|ruff|mypy": "the tests, among them this one",
     r"^(ray|aws|kubectl|gcloud|sbatch|ssh|docker|helm|conda|eksctl|gsutil|scp|rsync|git|export|srun) ": "a cluster",
-    r"cluster\.yaml|--address (?!local)": "a cluster",
+    r"cluster\.yaml|docs/clusters/local\.yaml|--address (?!local)": "a cluster",
     r"^(sudo|echo|mkdir|sleep|chmod|curl|openssl|az|cp|grafana-server) |^group=": "a cluster's machines",
     r"sweeps/(sst2|sst5|dai)\.yaml|Qwen/|s3://|gs://|runs/4b": "the hub, a large model or a bucket",
     r"smollm2|models/|tokenizer_check|--data DIR|llm-": "weights or data that do not come along",

@@ -224,6 +224,11 @@ class Execution(Settings):
         description="a replica that gives no sign of life for so long is ended, and its batch tried elsewhere",
     )
     failures_in_a_row: Count = Field(default=20, description="so many failed seeds one after another stop the run")
+    loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
+        default=(), description="what is told of the search, the headline numbers and the report"
+    )
+
+    _loggers_distinct = field_validator("loggers")(_distinct)
 
     def most_seeds_per_batch(self, on_gpu: bool) -> int:
         """How many seeds go to a replica together; it may measure fewer at once. Beyond these more hardly pay."""
