@@ -73,11 +73,12 @@ def reason_against(line: str) -> str | None:
 
 EVERY = [command for path in DOCUMENTS for command in commands_of(path)]
 HERE = [command for command in EVERY if not reason_against(command.line)]
-SNIPPETS = [
-    (str(path.relative_to(ROOT)), number, code)
+SNIPPETS = {
+    str(path.relative_to(ROOT)): "\n".join(code for code, _ in found)
     for path in DOCUMENTS
-    for number, (code, _) in enumerate(blocks(path.read_text(encoding="utf-8"), "python"))
-]
+    if (found := blocks(path.read_text(encoding="utf-8"), "python"))
+}
+"""The Python of each document, from top to bottom."""
 
 
 @pytest.fixture(scope="module")
@@ -126,12 +127,12 @@ def test_a_command_of_the_documents_runs_and_prints_what_they_say(command, desk)
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("document", "number", "code"), SNIPPETS, ids=[f"{d} {n}" for d, n, _ in SNIPPETS])
-def test_a_snippet_of_the_documents_runs(document, number, code, desk):
+@pytest.mark.parametrize("document", SNIPPETS)
+def test_the_python_of_a_document_runs_from_top_to_bottom(document, desk):
     folder, environment = desk
-    whole = code if "import raydual" in code or "import pyarrow" in code else f"import raydual\n{code}"
+    code = f"import raydual\n{SNIPPETS[document]}"
     done = subprocess.run(
-        [sys.executable, "-W", "error::SyntaxWarning", "-c", whole], cwd=folder, env=environment, capture_output=True,
+        [sys.executable, "-W", "error::SyntaxWarning", "-c", code], cwd=folder, env=environment, capture_output=True,
         text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
