@@ -34,12 +34,16 @@ class Done:
     total: float = 0.0
     words: str = ""
 
+    def counted(self, of: str = " of ") -> str:
+        """How much is done: a count, or a share of what is not done whole; nothing if that is not known."""
+        if not self.total:
+            return ""
+        whole = self.total > 1 or self.done == int(self.done)
+        return f"{self.done:.0f}{of}{self.total:.0f}" if whole else f"{self.done / self.total:.0%}"
+
     def line(self, title: str) -> str:
         """One line of a log."""
-        counted = f"{self.done:g} of {self.total:g}" if self.total and self.done == int(self.done) else ""
-        if self.total and not counted:
-            counted = f"{self.done / self.total:.0%}"
-        return f"{title}: {' '.join(part for part in (counted, self.words) if part) or 'at work'}"
+        return f"{title}: {' '.join(part for part in (self.counted(), self.words) if part) or 'at work'}"
 
 
 class Bar:
@@ -59,9 +63,8 @@ class Bar:
 
     def show(self, found: Done) -> None:
         """Move it."""
-        counted = f"{found.done:.0f}/{found.total:.0f}" if found.total else ""
         self._progress.update(
-            self._task, completed=found.done, total=found.total or None, counted=counted, words=found.words
+            self._task, completed=found.done, total=found.total or None, counted=found.counted("/"), words=found.words
         )
 
     def close(self) -> None:

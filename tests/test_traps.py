@@ -210,6 +210,20 @@ def test_a_failure_is_not_hidden_by_progress():
     assert log.getvalue() == "select: at work\n"
 
 
+@pytest.mark.parametrize(
+    ("done", "line"),
+    [
+        (Done(), "x: at work"),
+        (Done(words="loading"), "x: loading"),
+        (Done(0.4, 1), "x: 40%"),
+        (Done(3, 8, "seeds"), "x: 3 of 8 seeds"),
+        (Done(2.7, 8), "x: 3 of 8"),
+    ],
+)
+def test_a_line_says_what_is_known(done, line):
+    assert done.line("x") == line
+
+
 class Terminal(io.StringIO):
     """A stream that a person reads."""
 
