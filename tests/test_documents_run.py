@@ -104,6 +104,8 @@ def desk(tmp_path_factory):
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert "constructor" not in done.stderr + done.stdout, "Ray's line about an actor's constructor"
+        # Documents name runs of other sweeps too.
+        (folder / "runs" / "sst2").symlink_to("quickstart")
         yield folder, environment
 
 
