@@ -6,7 +6,7 @@ from raydual.catalogue.metric import OVERALL
 from raydual.commands.metrics import number
 from raydual.commands.options import AsJson, ControlName, Overrides, Seed, Study
 from raydual.commands.output import print_json
-from raydual.commands.studies import about, laboratory, read_study, title
+from raydual.commands.studies import one_seed, read_study
 from raydual.console import say
 from raydual.files import QUICKSTART
 
@@ -26,20 +26,21 @@ def shots(
     The numbers of demonstrations are those of measures.shots, where the sweep names some.
     """
     changes = list(overrides or ())
-    known, *_ = read_study(config, changes)
+    known = read_study(config, changes).config
     if not known.measures.shots:
         doubling = [2**power for power in range(known.demonstrations.bit_length()) if 2**power < known.demonstrations]
         changes.append(f"measures.shots={doubling}")
-    lab = laboratory(config, changes, seed, control)
+    study = one_seed(config, changes, seed, control)
+    lab = study.laboratory
     if not as_json:
-        say(title(lab))
+        say(study.title())
     catalogue = lab.study.config.catalogue
     shown = [(metric, condition) for metric in catalogue.values() if metric.headline for condition in metric.conditions]
-    rows = lab.measure(seed, control)
+    rows = study.measure(seed, control)
     if as_json:
         names = ("shots", "metric", "condition", "layer", "value")
         numbers = [{name: row[name] for name in names} for row in rows]  # type: ignore[literal-required]
-        print_json({**about(lab), "seed": seed, "control": control, "rows": numbers})
+        print_json({**study.about(), "seed": seed, "control": control, "rows": numbers})
         return
     found = {(r["metric"], r["condition"], r["shots"]): r["value"] for r in rows if r["layer"] == OVERALL}
     columns = [*lab.study.config.shots, lab.study.config.demonstrations]

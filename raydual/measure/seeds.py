@@ -114,7 +114,7 @@ class SeedMeasurer:
         if self._shared:
             return [_to(outcome, self.model.device) for outcome in self._shared.chunks]
         with torch.inference_mode():
-            return [self._run(chunk, "zsl") for chunk in self.chunks]
+            return [self._run(chunk, "zsl") for chunk in PULSE.through("zero-shot pass", self.chunks)]
 
     def shares(self) -> ZeroShot:
         """The zero-shot outcomes, for other measurers."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raydual.data.prompts import DemonstrationSet, Queries
-from raydual.errors import UserError
+from raydual.errors import UserError, did_you_mean
 from raydual.model.anatomy import Shape
 from raydual.plan.cost import TRAINING, FlopFormula, MemoryFormula, Work, finetuned_on
 from raydual.settings.controls import controls_of
@@ -66,20 +66,24 @@ def hardware_named(name: str | None, dtype: str) -> Hardware:
         rows = list(csv.DictReader(file))
     found = [row for row in rows if name is None or name.lower() in row["hardware"].lower()]
     if not found:
-        known = ", ".join(dict.fromkeys(row["hardware"] for row in rows))
+        known = list(dict.fromkeys(row["hardware"] for row in rows))
+        words = [word.strip(",") for name_of_one in known for word in name_of_one.split()]
         raise UserError(
-            f"--hardware {name}: has not been measured; there is {known}. Measure it: "
-            "python analysis/benchmark.py --record, there"
+            f"--hardware {name}: has not been measured; there is {', '.join(known)}. Measure it: "
+            f"python analysis/benchmark.py --record, there{did_you_mean(str(name).upper(), words)}"
         )
     row = ([row for row in found if row["dtype"] == dtype] or found)[-1]
     what = f"{row['model']}, {row['dtype']}, {row['examples']} examples"
     return Hardware(row["hardware"], what, float(row["matmul_tflops"]) * 1e12, float(row["share_of_matmul"]))
 
 
-def estimate(study: Study, on_gpu: bool = True) -> Estimate:
-    """Count the work of a sweep from its data, its model's tokenizer and its model's config alone."""
+def estimate(study: Study, on_gpu: bool = True, shape: Shape | None = None) -> Estimate:
+    """Count the work of a sweep from its data, its model's tokenizer and its model's config alone.
+
+    With a `shape`, of a model of those sizes that is given the same tokens.
+    """
     config, tokenizer = study.config, study.source.tokenizer()
-    shape = Shape.of(study.source.config())
+    shape = shape or Shape.of(study.source.config())
     flops, queries = FlopFormula(shape), study.queries(tokenizer, "measured")
     sets = [study.with_variants(tokenizer, seed) for seed in config.seeds[:_LOOKED_AT]]
     kept = config.search.seeds.keep if config.search.seeds else len(config.seeds)

@@ -11,6 +11,7 @@ from raydual.catalogue.entries import OVERALL, Catalogue, Key, Metric
 from raydual.run_directory.directory import NO_CONTROL, RunDirectory
 from raydual.settings.controls import Control, control_named, report_order
 from raydual.settings.schema import SweepConfig
+from raydual.statistics.unchanged import METRICS, warnings_of
 
 Row = dict[str, Any]
 
@@ -80,6 +81,13 @@ class RunData:
             (metric.as_py(), condition.as_py()): values.values.to_numpy()
             for metric, condition, values in zip(*(groups[name] for name in groups.column_names), strict=True)
         }
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What makes the run's numbers say nothing, in sentences: fine-tuning or a context that changed nothing."""
+        wanted = (pc.field("layer") == OVERALL) & (pc.field("control") == NO_CONTROL) & pc.field("metric").isin(METRICS)
+        rows = self.run.measured(["seed", "metric", "condition", "layer", "value", "examples"], wanted).to_pylist()
+        return list(warnings_of(rows, self.config.dtype, len({row["seed"] for row in rows})))
 
     @cached_property
     def _comparison_rows(self) -> list[Row]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from raydual.catalogue.entries import CATALOGUE, Catalogue, Metric
 from raydual.catalogue.own import measures_in
-from raydual.errors import UserError, shown
+from raydual.errors import UserError, did_you_mean, shown
 from raydual.files import read_text
 from raydual.model.anatomy import TRAINED, Trainable
 from raydual.settings.task import Name, Task, builtin_tasks
@@ -268,6 +268,11 @@ class Execution(Settings):
         description="a replica that gives no sign of life for so long is ended, and its batch tried elsewhere",
     )
     failures_in_a_row: Count = Field(default=20, description="so many failed seeds one after another stop the run")
+    loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
+        default=(), description="what is told of the search, the headline numbers and the report"
+    )
+
+    _loggers_distinct = field_validator("loggers")(_distinct)
 
     def most_seeds_per_batch(self, on_gpu: bool) -> int:
         """How many seeds go to a replica together; it may measure fewer at once. Beyond these more hardly pay."""
@@ -338,7 +343,10 @@ class SweepConfig(Settings):
         task, known = raw["task"], builtin_tasks()
         if isinstance(task, str):
             if task not in known:
-                raise ValueError(f"task {shown(task)} is not one of {', '.join(known)}; a custom task is a mapping")
+                nearest = did_you_mean(task, known)
+                raise ValueError(
+                    f"task {shown(task)} is not one of {', '.join(known)}; a custom task is a mapping{nearest}"
+                )
             task = known[task]
         elif isinstance(task, dict):
             task = {**known.get(str(task.get("name")), {}), **task}
