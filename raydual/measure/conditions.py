@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from raydual.data.prompts import Queries
 from raydual.model.attention import Prefix
-from raydual.model.passes import Rows, hidden_states, logits
+from raydual.model.passes import Rows, logits, states_at
 from raydual.model.recording import Recorder
 
 
@@ -97,17 +97,13 @@ def run_condition(
     """
     if recorder is None and fields:
         recorder = Recorder(fields, rows.last)
-    states = hidden_states(model, rows, prefix, recorder)
-    log_probs = logits(model, _at(states, rows.last)).log_softmax(dim=-1)
+    states = states_at(model, rows, rows.last[:, None], prefix, recorder)[:, 0]
+    log_probs = logits(model, states).log_softmax(dim=-1)
     scores = torch.stack(
         [_word_score(model, rows, log_probs[:, word[0]], word, prefix) for word in label_tokens], dim=1
     )
     recorded = {} if recorder is None else {name: recorder.result(name) for name in recorder.fields}
     return Outcome(recorded, scores, log_probs.argmax(dim=-1))
-
-
-def _at(states: Tensor, index: Int[Tensor, "rows"]) -> Tensor:
-    return states[torch.arange(len(states), device=states.device), index]
 
 
 def _word_score(
@@ -125,9 +121,10 @@ def _word_score(
     places = rows.lengths[:, None] + torch.arange(extra, device=ids.device)
     forced = torch.tensor(list(word[:-1]), device=ids.device).expand(len(ids), -1)
     extended = Rows(ids.scatter(1, places, forced), rows.lengths + extra)
-    states = hidden_states(model, extended, prefix)
+    after = rows.lengths[:, None] + torch.arange(extra, device=ids.device)
+    states = states_at(model, extended, after, prefix)
     total = first
     for offset, token in enumerate(word[1:]):
-        log_probs = logits(model, _at(states, rows.lengths + offset)).log_softmax(dim=-1)
+        log_probs = logits(model, states[:, offset]).log_softmax(dim=-1)
         total = total + log_probs[:, token]
     return total / len(word)

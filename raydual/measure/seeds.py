@@ -20,7 +20,7 @@ from raydual.measure.prediction_metrics import Predictions, SeedPredictions, pre
 from raydual.measure.rank_metrics import Training, rank_metrics, training_tokens
 from raydual.measure.recordings import Pass, Recordings, recorded_fields, recorded_values
 from raydual.measure.rows import Row, example_row, failure_row, layer_rows, value_row
-from raydual.measure.weight_updates import DualRecorder, context_updates
+from raydual.measure.weight_updates import DualRecorder, QueryInputs, context_updates
 from raydual.model.anatomy import KEY
 from raydual.model.attention import Prefix
 from raydual.model.finetune import Tuned, finetune
@@ -64,6 +64,7 @@ class SeedMeasurer:
         self.fields = recorded_fields(config.measures, self.functions)
         self.chunks = make_chunks(queries, config.execution.batch_size, loaded.device)
         self.order = np.argsort(np.concatenate([chunk.index for chunk in self.chunks]))
+        self.inputs = QueryInputs(self.model, self.chunks)
         self._shared = zero_shot
 
     @cached_property
@@ -182,7 +183,18 @@ class SeedMeasurer:
         def recorded(functions: Sequence[Measure], zsl: Pass) -> dict[Key, Tensor]:
             # Made anew for each use, so that what it shares between metrics is let go of.
             found = Recordings(
-                chunk, seeds, tuned.finite, zsl, icl, ft, measures, self.model, tuned.stacks, contexts, simdual
+                chunk,
+                seeds,
+                tuned.finite,
+                zsl,
+                icl,
+                ft,
+                measures,
+                self.model,
+                tuned.stacks,
+                contexts,
+                self.inputs,
+                simdual,
             )
             return recorded_values(functions, found)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -23,7 +24,7 @@ from raydual.model.modules import (
     rotated,
     split_heads,
 )
-from raydual.model.passes import Rows, hidden_states
+from raydual.model.passes import Rows, states_at
 from raydual.model.recording import Recorder
 from raydual.model.stacked import Stacks
 
@@ -50,7 +51,10 @@ class DualRecorder(Recorder):
             split_heads(module, _tuned(module, name, self.stacks, layer_index(module))(states)) for name in (KEY, VALUE)
         )
         key = rotated(module, normed(module, KEY, key).transpose(1, 2), rotary, heads_axis=1)
-        self.tuned = key, value.transpose(1, 2)
+        self.tuned = self._by_row(key), self._by_row(value.transpose(1, 2))
+
+    def _by_row(self, x: Tensor) -> Float[Tensor, "rows kv_heads width head_dim"]:
+        return x if self.packing is None else self.packing.unpack(x)
 
     @record_function("simdual")
     def attention(self, layer: LayerAttention) -> None:
@@ -81,20 +85,50 @@ def context_updates(
     return [_outer(block, {}, index, x, real) for index, (block, x) in enumerate(_blocks(model, inputs))]
 
 
+class QueryInputs:
+    """The attention inputs of every query's tokens in the zero-shot pass, which depend on no seed.
+
+    Those of all chunks are kept if that takes no more than `MOST_BYTES` (by type of device); otherwise each use makes
+    the pass again.
+    """
+
+    MOST_BYTES: ClassVar = {"cpu": 2**30, "cuda": 2**32}
+
+    def __init__(self, model: PreTrainedModel, chunks: Sequence[Chunk]) -> None:
+        self.model = model
+        size = model.config.num_hidden_layers * model.config.hidden_size * torch.float32.itemsize
+        kept = size * sum(chunk.alone.ids.numel() for chunk in chunks) <= self.MOST_BYTES[model.device.type]
+        self._kept: dict[int, list[Tensor]] | None = {} if kept else None
+
+    @record_function("simdw")
+    def of(self, chunk: Chunk) -> list[Float[Tensor, "n tokens hidden"]]:
+        """Those of a chunk, by layer."""
+        if self._kept is None:
+            return self._inputs(chunk)
+        first = int(chunk.index[0])
+        if first not in self._kept:
+            self._kept[first] = self._inputs(chunk)
+        return self._kept[first]
+
+    def _inputs(self, chunk: Chunk) -> list[Tensor]:
+        recorder = Recorder(("attn_in",))
+        states_at(self.model, chunk.alone, chunk.alone.last[:, None], recorder=recorder)
+        return recorder.layers["attn_in"]
+
+
 @record_function("simdw")
 def simdw(
     model: PreTrainedModel,
     chunk: Chunk,
+    inputs: Sequence[Float[Tensor, "n tokens hidden"]],
     stacks: Stacks,
     contexts: Sequence[Float[Tensor, "G kv_heads head_dim head_dim"]],
 ) -> Float[Tensor, "G n layers"]:
     """Cosine of ΔW_ICL with what fine-tuning changes in W_ZSL, the sum over the query's tokens; mean over heads."""
-    recorder = Recorder(("attn_in",))
-    hidden_states(model, chunk.alone, recorder=recorder)
     groups, n = len(contexts[0]), len(chunk.index)
     rows: Rows = chunk.alone.repeat(groups)
     found = []
-    for index, (block, x) in enumerate(_blocks(model, recorder.layers["attn_in"])):
+    for index, (block, x) in enumerate(_blocks(model, inputs)):
         base = _outer(block, {}, index, x, chunk.alone.real)
         tuned = _outer(block, stacks, index, x.repeat(groups, 1, 1), rows.real)
         change = tuned.view(groups, n, *base.shape[1:]) - base

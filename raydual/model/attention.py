@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
+from raydual.model.packing import Packing
 from raydual.process.pulse import PULSE
 
 ATTENTION = "raydual"
@@ -52,11 +53,14 @@ class Part:
 
 @dataclass(frozen=True)
 class LayerAttention:
-    """The attention of one layer in one pass: its block `module`, what went in, and its two parts."""
+    """The attention of one layer in one pass: its block `module`, what went in, and its two parts.
+
+    In a packed pass `query` and the parts are one row of all tokens; `key` is by row in any.
+    """
 
     module: nn.Module
     query: Float[Tensor, "batch heads queries head_dim"]
-    key: Float[Tensor, "batch kv_heads queries head_dim"]
+    key: Float[Tensor, "rows kv_heads width head_dim"]
     scaling: float
     own: Part
     demonstrations: Part | None
@@ -106,6 +110,26 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: flo
     return kernel(query, key, value, 0.0, False, attn_mask=mask.to(query.dtype), scale=scaling)
 
 
+def attend_packed(
+    query: Float[Tensor, "1 heads tokens head_dim"],
+    key: Float[Tensor, "rows kv_heads width head_dim"],
+    value: Float[Tensor, "1 kv_heads tokens head_dim"],
+    packing: Packing,
+    scaling: float,
+) -> Part:
+    """Causal attention of packed rows, each over its own tokens; padding stands behind what a token may see."""
+    rows, values = packing.unpack(query), packing.unpack(value)
+    if query.device.type == "cpu":
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        out, log_mass = kernel(rows, key, values, 0.0, True, attn_mask=None, scale=scaling)
+    else:
+        future = torch.ones(packing.width, packing.width, dtype=torch.bool, device=query.device).triu(1)
+        mask = torch.zeros(future.shape, device=query.device).masked_fill(future, torch.finfo(torch.float32).min)
+        part = attend(rows, key, values, mask.expand(len(rows), 1, -1, -1), scaling)
+        out, log_mass = part.out, part.log_mass
+    return Part(packing.pack(out), packing.pack(log_mass[..., None])[..., 0])
+
+
 def attend_prefix(
     query: Float[Tensor, "batch heads queries head_dim"], prefix: Prefix, layer: int, scaling: float
 ) -> Part:
@@ -129,19 +153,32 @@ def attend_prefix(
     return Part(by_row(part.out), by_row(part.log_mass)[..., 0])
 
 
+def _attend_prefix_packed(
+    query: Float[Tensor, "1 heads tokens head_dim"], prefix: Prefix, layer: int, scaling: float
+) -> Part:
+    """The same of packed rows: all tokens of a seed as one row."""
+    seeds = len(prefix.lengths)
+    part = attend_prefix(query[0].unflatten(1, (seeds, -1)).transpose(0, 1), prefix, layer, scaling)
+    return Part(part.out.transpose(0, 1).flatten(1, 2)[None], part.log_mass.transpose(0, 1).flatten(1, 2)[None])
+
+
 def dual_attention_forward(
     module: nn.Module,
     query: Float[Tensor, "batch heads queries head_dim"],
     key: Float[Tensor, "batch kv_heads keys head_dim"],
     value: Float[Tensor, "batch kv_heads keys head_dim"],
-    attention_mask: Float[Tensor, "rows 1 queries keys"] | None,
+    attention_mask: Float[Tensor, "_ 1 _ _"] | None,
     scaling: float,
     dropout: float = 0.0,
     prefix: Prefix | None = None,
     recorder: AttentionRecorder | None = None,
+    packing: Packing | None = None,
     **_: Any,
 ) -> tuple[Float[Tensor, "batch queries heads head_dim"], None]:
-    """The attention function that transformers calls; `prefix` and `recorder` are arguments of the model's forward.
+    """The attention function that transformers calls.
+
+    `prefix`, `recorder` and `packing` are arguments of the model's forward. With a packing the batch is one row of all
+    tokens, grouped by seed if there is a prefix; each attends to its own row alone, and the mask means nothing.
 
     Raises
     ------
@@ -154,8 +191,13 @@ def dual_attention_forward(
         raise ValueError("raydual's attention has no dropout; call model.eval() or set attention_dropout to 0")
     PULSE.beat()
     layer: int = module.layer_idx  # type: ignore[assignment]
-    own = attend(query, key, value, attention_mask[..., : key.shape[2]], scaling)
-    demonstrations = None if prefix is None else attend_prefix(query, prefix, layer, scaling)
+    if packing is None:
+        own = attend(query, key, value, attention_mask[..., : key.shape[2]], scaling)
+        demonstrations = None if prefix is None else attend_prefix(query, prefix, layer, scaling)
+    else:
+        key = packing.unpack(key)
+        own = attend_packed(query, key, value, packing, scaling)
+        demonstrations = None if prefix is None else _attend_prefix_packed(query, prefix, layer, scaling)
     out = own.out
     if demonstrations is not None:
         weight = torch.sigmoid(demonstrations.log_mass - own.log_mass).to(out.dtype)[..., None]

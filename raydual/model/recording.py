@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from raydual.model.attention import LayerAttention, Part
 from raydual.model.modules import Rotary, attention_block, attention_inputs, hook_points, layer_index, output_weight
+from raydual.model.packing import Packing
 
 MODULE_FIELDS = ("attn_out", "hidden", "query", "query_normed", "attn_in")
 ATTENTION_FIELDS = ("scores_query", "scores_demo", "context_mass", "context_update")
@@ -21,7 +22,8 @@ FIELDS = MODULE_FIELDS + ATTENTION_FIELDS
 class Recorder:
     """Collects the named `fields` of every layer, in float32.
 
-    `last` `[batch]` is the index of each row's last real token; None records the module fields at every token.
+    `last` `[batch]` is the index of each row's last real token; None records the module fields at every token. A packed
+    pass says its `packing`.
     After the pass, `result(name)` is:
 
     - `attn_out`, `hidden`, `attn_in`: `[batch, layers, hidden]`; `query` and `query_normed` (before and after the
@@ -36,6 +38,7 @@ class Recorder:
     fields: tuple[str, ...]
     last: Int[Tensor, "batch"] | None = None
     layers: dict[str, list[Tensor]] = field(default_factory=dict)
+    packing: Packing | None = None
     watches_inputs: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -59,7 +62,10 @@ class Recorder:
 
     def _at_last(self, x: Tensor, token_axis: int) -> Tensor:
         if self.last is None:
-            return x
+            return x if self.packing is None else self.packing.unpack(x[:, None])[:, 0]
+        if self.packing is not None:
+            last = self.packing.starts + self.last
+            return x.index_select(token_axis, last)[0].movedim(token_axis - 1, 0)
         index = self.last.view(-1, *[1] * (x.ndim - 1))
         return x.take_along_dim(index, dim=token_axis).squeeze(token_axis)
 
