@@ -1,0 +1,101 @@
+"""Rows without their padding: the same states, attention and recordings as padded rows."""
+
+import numpy as np
+import pytest
+import torch
+
+from raydual.measure.weight_updates import QueryInputs
+from raydual.model.attention import dual_attention
+from raydual.model.passes import Rows, encode_prefix, hidden_states, states_at
+from raydual.model.recording import ATTENTION_FIELDS, MODULE_FIELDS, Recorder
+from raydual.one_seed.laboratory import Laboratory
+
+from .tiny import ANATOMIES, VOCABULARY, tiny_model
+
+LENGTHS = (9, 4, 7, 1)
+
+
+def rows_of(*lengths, times=1):
+    rng = np.random.default_rng(1)
+    rows = [rng.integers(1, VOCABULARY, n) for n in lengths]
+    return Rows.pad(rows, torch.device("cpu")).repeat(times)
+
+
+def test_what_is_packed_and_unpacked_is_the_same_where_tokens_are_real():
+    rows = rows_of(*LENGTHS)
+    packing = rows.packing
+    x = torch.randn(len(LENGTHS), 3, max(LENGTHS), 5)
+    packed = packing.pack(x)
+    assert packed.shape == (1, 3, sum(LENGTHS), 5)
+    assert torch.equal(packed[0].transpose(0, 1), x.transpose(1, 2)[rows.real])
+    again = packing.unpack(packed)
+    assert torch.equal(again.transpose(1, 2)[rows.real], x.transpose(1, 2)[rows.real])
+    assert torch.equal(packing.pack(again), packed)
+    assert packing.place.tolist() == rows.real.flatten().nonzero()[:, 0].tolist()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("in_context", [False, True])
+@pytest.mark.parametrize("anatomy", ["qwen3", "llama with biases"])
+def test_a_packed_pass_gives_and_records_what_a_padded_one_does(anatomy, in_context):
+    model = tiny_model(**ANATOMIES[anatomy])
+    rows = rows_of(*LENGTHS, times=2)
+    fields = MODULE_FIELDS + (ATTENTION_FIELDS if in_context else ("scores_query",))
+    found, expected = (Recorder(fields, rows.last) for _ in range(2))
+    with dual_attention(model):
+        rng = np.random.default_rng(2)
+        prefix = encode_prefix(model, [rng.integers(1, VOCABULARY, n) for n in (6, 11)]) if in_context else None
+        places = torch.stack([torch.zeros_like(rows.last), rows.last], dim=1)
+        states = states_at(model, rows, places, prefix, found)
+        padded = hidden_states(model, rows, prefix, expected)
+    close = {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(states, padded[torch.arange(len(rows.ids))[:, None], places], **close)
+    for name in fields:
+        torch.testing.assert_close(found.result(name), expected.result(name), **close)
+
+
+@torch.inference_mode()
+def test_a_row_sees_neither_other_rows_nor_what_follows():
+    model = tiny_model()
+    rows = rows_of(*LENGTHS)
+    with dual_attention(model):
+        before = states_at(model, rows, rows.last[:, None])
+        ids = rows.ids.clone()
+        ids[0, 5:] = (ids[0, 5:] + 1) % VOCABULARY
+        changed = Rows(ids, rows.lengths)
+        after = states_at(model, changed, rows.last[:, None])
+        first = [states_at(model, one, torch.full((4, 1), 0)) for one in (rows, changed)]
+    assert torch.equal(before[1:], after[1:])
+    assert not torch.allclose(before[0], after[0])
+    assert torch.equal(*first)
+
+
+def test_padding_goes_through_no_layer():
+    model = tiny_model()
+    seen = []
+    model.model.layers[0].mlp.register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0].shape[:2]))
+    rows = rows_of(*LENGTHS)
+    with dual_attention(model), torch.inference_mode():
+        states_at(model, rows, rows.last[:, None])
+    assert seen == [(1, sum(LENGTHS))]
+
+
+def test_query_inputs_are_made_once_or_where_memory_does_not_hold_them_each_time(monkeypatch):
+    laboratory = Laboratory(
+        {"task": "sst2", "demonstrations": 4, "split": {"measured": 5}, "execution": {"batch_size": 3}}
+    )
+    measurer = laboratory.seed_measurer
+
+    def found(most, times):
+        monkeypatch.setattr(QueryInputs, "MOST_BYTES", {"cpu": most})
+        inputs, passes = QueryInputs(measurer.model, measurer.chunks), []
+        handle = measurer.model.model.register_forward_hook(lambda *_: passes.append(1))
+        with torch.inference_mode():
+            values = [inputs.of(chunk) for chunk in measurer.chunks for _ in range(times)]
+        handle.remove()
+        return values, len(passes)
+
+    kept, once = found(2**30, 2)
+    made, each = found(10, 2)
+    assert (once, each) == (len(measurer.chunks), 2 * len(measurer.chunks)) == (2, 4)
+    assert all(torch.equal(a, b) for one, two in zip(kept, made, strict=True) for a, b in zip(one, two, strict=True))
