@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from raydual.measure.weight_updates import QueryInputs
-from raydual.model.attention import dual_attention
+from raydual.model import attention, kernels
+from raydual.model.attention import Prefix, dual_attention
+from raydual.model.packing import Packing
 from raydual.model.passes import Rows, encode_prefix, hidden_states, states_at
 from raydual.model.recording import ATTENTION_FIELDS, MODULE_FIELDS, Recorder
 from raydual.one_seed.laboratory import Laboratory
@@ -52,6 +54,84 @@ def test_a_packed_pass_gives_and_records_what_a_padded_one_does(anatomy, in_cont
     torch.testing.assert_close(states, padded[torch.arange(len(rows.ids))[:, None], places], **close)
     for name in fields:
         torch.testing.assert_close(found.result(name), expected.result(name), **close)
+
+
+def plain_varlen(query, key, value, query_ends, key_ends, *longest, return_aux, scale, window_size, **options):
+    """What `torch.nn.attention.varlen.varlen_attn` is asked for, one sequence and head at a time."""
+    assert return_aux.lse
+    assert options == {"enable_gqa": True, "num_splits": 1, "seqused_k": options["seqused_k"]}
+    assert query_ends.dtype == key_ends.dtype == torch.int32
+    shared = query.shape[1] // key.shape[1]
+    out, log_mass = torch.zeros_like(query), torch.zeros(query.shape[1], len(query))
+    for number in range(len(query_ends) - 1):
+        (a, b), (c, d) = query_ends[number : number + 2].tolist(), key_ends[number : number + 2].tolist()
+        assert b - a <= longest[0]
+        assert d - c <= longest[1]
+        used = d - c if options["seqused_k"] is None else int(options["seqused_k"][number])
+        for head in range(query.shape[1]):
+            k, v = (x[c : c + used, head // shared] for x in (key, value))
+            scores = scale * query[a:b, head] @ k.T
+            if window_size == (-1, 0):
+                scores = scores.masked_fill(torch.ones(b - a, used).triu(1 + used - (b - a)).bool(), -torch.inf)
+            log_mass[head, a:b] = scores.logsumexp(-1)
+            out[a:b, head] = scores.softmax(-1) @ v
+    return out, log_mass
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("anatomy", ["qwen3", "llama with biases"])
+def test_the_kernel_of_a_gpu_is_asked_for_what_the_others_compute(anatomy, monkeypatch):
+    model = tiny_model(**ANATOMIES[anatomy])
+    rows, rng = rows_of(*LENGTHS, times=2), np.random.default_rng(2)
+    fields = MODULE_FIELDS + ATTENTION_FIELDS
+    found, expected = (Recorder(fields, rows.last) for _ in range(2))
+    with dual_attention(model):
+        prefix = encode_prefix(model, [rng.integers(1, VOCABULARY, n) for n in (6, 11)])
+        states_at(model, rows, rows.last[:, None], prefix, expected)
+        monkeypatch.setattr(attention, "varlen_serves", lambda *_: True)
+        monkeypatch.setattr(kernels, "varlen_attn", plain_varlen)
+        states_at(model, rows, rows.last[:, None], prefix, found)
+    for name in fields:
+        torch.testing.assert_close(found.result(name), expected.result(name), rtol=1e-4, atol=1e-5)
+
+
+def test_lambda_is_what_an_indicator_of_the_demonstrations_among_the_values_averages_to():
+    torch.manual_seed(0)
+    query, key = torch.randn(1, 4, 5, 8), torch.randn(1, 2, 5, 8)
+    demonstrations = torch.randn(1, 2, 7, 8)
+    prefix = Prefix((demonstrations,), (torch.ones(1, 2, 7, 8),), torch.tensor([7]))
+    packing = Packing.of(torch.tensor([5]), 5)
+    own = attention.attend_packed(query, key, torch.zeros(1, 2, 5, 8), packing, 0.3)
+    context = attention.attend_prefix(query, prefix, 0, 0.3)
+    share = torch.sigmoid(context.log_mass - own.log_mass)
+    merged = torch.lerp(own.out, context.out, share[..., None])
+    both = torch.cat([demonstrations, key], dim=2).repeat_interleave(2, dim=1)
+    scores = 0.3 * query @ both.mT
+    hidden = torch.cat([torch.zeros(5, 7), torch.ones(5, 5).triu(1)], dim=1).bool()
+    expected = scores.masked_fill(hidden, -torch.inf).softmax(-1)[..., :7].sum(-1)
+    torch.testing.assert_close(merged[..., 0], expected)
+    torch.testing.assert_close(share, expected)
+
+
+SERVED = {"dtype": torch.bfloat16, "width": 64, "device": "cuda", "capability": (9, 0)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "serves"),
+    [
+        ({}, True),
+        ({"width": 256, "capability": (8, 0), "dtype": torch.float16}, True),
+        ({"dtype": torch.float32}, False),
+        ({"width": 20}, False),
+        ({"width": 264}, False),
+        ({"capability": (7, 5)}, False),
+        ({"device": "cpu"}, False),
+    ],
+)
+def test_what_the_kernel_does_not_serve_takes_the_plain_way(changed, serves, monkeypatch):
+    case = SERVED | changed
+    monkeypatch.setattr(kernels, "_capability", lambda _: case["capability"])
+    assert kernels.varlen_serves(torch.device(case["device"]), case["dtype"], case["width"]) is serves
 
 
 @torch.inference_mode()

@@ -32,6 +32,11 @@ class Packing:
         return self.lengths.cumsum(0) - self.lengths
 
     @cached_property
+    def ends(self) -> Int[Tensor, "rows"]:
+        """Where each row ends among the packed tokens, 0 first, as kernels want it."""
+        return torch.nn.functional.pad(self.lengths.cumsum(0), (1, 0)).int()
+
+    @cached_property
     def slots(self) -> Int[Tensor, "batch width"]:
         """The packed token at each padded place; at padding the row's last one."""
         within = torch.arange(self.width, device=self.lengths.device)

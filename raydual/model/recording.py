@@ -75,8 +75,9 @@ class Recorder:
             return
         last = self._at_last(layer.query, token_axis=2).detach().float()
         if "scores_query" in self.fields:
-            scores = _scores(last, layer.key.detach().float()) * layer.scaling
-            places = torch.arange(layer.key.shape[2], device=layer.key.device)
+            keys = layer.keys.detach().float()
+            scores = _scores(last, keys) * layer.scaling
+            places = torch.arange(keys.shape[2], device=keys.device)
             self.layers["scores_query"].append(scores * (places <= self.last[:, None])[:, None])  # type: ignore[index]
         if layer.demonstrations is None or layer.prefix is None:
             return
