@@ -11,8 +11,18 @@ from matplotlib.figure import Figure
 from raydual.catalogue.entries import CONDITIONS, OF_ZERO_SHOT, Metric
 from raydual.report import theme
 from raydual.report.data import Row, RunData
-from raydual.report.standing import ABOVE, BELOW, SIGNS, UNTESTED, Judged, is_within_margin, standings, verdict
-from raydual.report.words import digits_of, interval, number, p_value
+from raydual.report.standing import (
+    ABOVE,
+    BELOW,
+    SIGNS,
+    UNTESTED,
+    Judged,
+    Standing,
+    is_within_margin,
+    standings,
+    verdict,
+)
+from raydual.report.words import digits_of, interval, layers_in_words, number, p_value
 from raydual.settings.controls import MEASUREMENT, Control
 
 
@@ -60,17 +70,26 @@ def _draw(axis: Axes, title: str, rows: Sequence[Row | None], controls: Sequence
 def standing_table(data: RunData) -> dict[str, Any]:
     """Columns, and for each similarity its mean, and sign and n for each column that it was compared with."""
     found = standings(data)
-    columns = list(dict.fromkeys(name for standing in found for name in standing.verdicts))
+    judged = {name: one for standing in found for name, one in standing.verdicts.items()}
+    columns = sorted(judged, key=lambda name: judged[name].is_control)
     rows = [
         {
             "label": s.metric.label,
-            "mean": number(s.row["mean"]),
-            "interval": interval(s.row),
+            "mean": number(s.row["mean"], digits_of(s.metric)),
+            "interval": interval(s.row, digits_of(s.metric)),
+            "layers": _layers(s),
             "cells": [_judged(s.verdicts.get(name)) for name in columns],
         }
         for s in found
     ]
     return {"columns": columns, "rows": rows, "margin": data.config.measures.margin}
+
+
+def _layers(standing: Standing) -> str:
+    """The layers in which a similarity is above all that it was compared with."""
+    if not standing.metric.per_layer:
+        return ""
+    return layers_in_words(standing.layers) if standing.layers else "none"
 
 
 def _judged(judged: Judged | None) -> dict[str, str]:
@@ -79,10 +98,11 @@ def _judged(judged: Judged | None) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Cell:
-    """A control's mean, and how the measurement differs from it, over how many seeds."""
+    """The means of a control and of the measurement over the seeds that both have, and how they differ."""
 
     mean: str
     sign: str
+    measured: str
     difference: str
     n: str
 
@@ -104,14 +124,17 @@ def control_table(data: RunData) -> list[dict[str, Any]]:
 def _cells(data: RunData, metric: Metric, condition: str) -> Iterator[Cell]:
     digits = digits_of(metric)
     for control in data.controls:
-        row = data.control_values.get((metric.name, condition, control.name))
-        compared = data.control_comparisons.get((metric.name, condition, control.name))
-        if row is None or compared is None or not compared["n"]:
-            yield Cell("-", "", "", "")
+        compared = data.against_control(metric.name, condition, control.name)
+        if compared is None or not compared["n"]:
+            yield Cell("-", "", "", "", "")
             continue
         answer = verdict(compared, control.draws_models)
         yield Cell(
-            number(row["mean"], digits), SIGNS[answer], _difference(compared, answer, digits), f"n = {compared['n']}"
+            number(compared["baseline_mean"], digits),
+            SIGNS[answer],
+            f"measured {number(compared['mean'], digits)}",
+            _difference(compared, answer, digits),
+            f"n = {compared['n']}",
         )
 
 

@@ -1,12 +1,14 @@
 """`report.html`: one self-contained page, and the figures as files beside it."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from raydual.catalogue.entries import CONDITIONS, Metric
+from raydual.catalogue.entries import CONDITIONS, OVERALL, Metric
+from raydual.plan.power import contrast_of, is_usable, power
 from raydual.report import theme
 from raydual.report.controls import control_figure, control_table, standing_table
 from raydual.report.data import Row, RunData
@@ -14,7 +16,16 @@ from raydual.report.distributions import distribution_figure
 from raydual.report.layers import layer_figure
 from raydual.report.published import published_table
 from raydual.report.search import search_figure
-from raydual.report.words import about_model, digits_of, findings, interval, number, with_difference, with_interval
+from raydual.report.words import (
+    about_model,
+    digits_of,
+    findings,
+    interval,
+    interval_both,
+    number,
+    with_difference,
+    with_interval,
+)
 from raydual.run_directory.directory import RunDirectory
 
 
@@ -86,11 +97,13 @@ def _table_row(data: RunData, metric: Metric, row: Row) -> dict[str, Any]:
             compared = data.against(metric.name, name, condition)
             tested = f"; difference {with_difference(compared, digits)}" if compared and compared["n"] > 1 else ""
             beside.append(f"{label}: {with_interval(baseline, digits)}{tested}")
+    beside += [told] if (told := _detectable(data, metric, row["condition"], digits)) else []
     return {
         "label": metric.label,
         "condition": CONDITIONS[row["condition"]],
         "mean": number(row["mean"], digits),
         "interval": interval(row, digits),
+        "both": interval_both(row, digits),
         "sd": number(row["sd"], digits),
         "median": number(row["median"], digits),
         "range": f"{number(row['min'], digits)} to {number(row['max'], digits)}" if row["n"] else "-",
@@ -98,6 +111,30 @@ def _table_row(data: RunData, metric: Metric, row: Row) -> dict[str, Any]:
         "undefined": row["undefined"],
         "beside": beside,
     }
+
+
+def _detectable(data: RunData, metric: Metric, condition: str, digits: int) -> str | None:
+    """The smallest difference that the run could have found, beside what is the hardest to tell the metric from."""
+    found = []
+    for compared in (*data.comparisons.values(), *data.control_comparisons.values()):
+        row = compared[OVERALL]
+        if (row["metric"], row["condition"]) == (metric.name, condition) and is_usable(row):
+            contrast = contrast_of(row, metric, row["tests"])
+            found.append(power(contrast, row["n"], row["examples"] or 1))
+    if not found:
+        return None
+    hardest = max(found, key=lambda one: one.detectable)
+    if math.isinf(hardest.detectable):
+        return f"No difference from {hardest.against} can be found with so few seeds"
+    more = (
+        ""
+        if math.isnan(hardest.detectable_both)
+        else f" ({number(hardest.detectable_both, digits)} of other examples too)"
+    )
+    return (
+        f"Found four times of five: a difference from {hardest.against} of {number(hardest.detectable, digits)} or "
+        f"more{more}"
+    )
 
 
 def _facts(data: RunData) -> list[tuple[str, str]]:
