@@ -29,12 +29,17 @@ def draw_panel(axis: Axes, title: str, drawn: Sequence[Drawn], data: RunData) ->
     strips = [one for one in drawn if (one.metric.name, one.condition) in data.seed_values]
     for place, strip in enumerate(strips):
         _draw_strip(axis, place, strip, data)
-    axis.set_xticks(range(len(strips)), [one.name for one in strips])
+    axis.set_xticks(range(len(strips)), [_broken(one.name) for one in strips])
     axis.set_xlim(-0.6, max(len(strips), 1) - 0.4)
     if has_negative(drawn):
         axis.axhline(0, color="#9ca3af", linewidth=0.8, zorder=1)
     if not strips:
         axis.text(0.5, 0.5, "no seed was measured", transform=axis.transAxes, ha="center", color=theme.ZSL)
+
+
+def _broken(name: str) -> str:
+    """A long name on two lines: a metric, and of what."""
+    return name.replace(", ", "\n", 1) if name.count(", ") > 1 else name
 
 
 def _draw_strip(axis: Axes, place: int, strip: Drawn, data: RunData) -> None:

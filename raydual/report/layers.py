@@ -11,6 +11,9 @@ from raydual.report import theme
 from raydual.report.data import RunData
 from raydual.report.panels import Drawn, panels_through_layers
 
+_MOST_LETTERS = 60
+"""Of the names in a line of a legend."""
+
 
 def layer_figure(data: RunData) -> Figure:
     """Mean over seeds in each layer, its 95 % interval, the quartiles of the seeds, and the baselines."""
@@ -25,8 +28,10 @@ def layer_figure(data: RunData) -> Figure:
         axis.set_xlabel("layer")
         if axis.get_legend_handles_labels()[0]:
             low, high = axis.get_ylim()
-            axis.set_ylim(low, high + 0.22 * (high - low))
-            axis.legend(loc="upper left", ncols=len(curves), borderaxespad=0)
+            columns = len(curves) if sum(len(curve.name) for curve in curves) < _MOST_LETTERS else 2
+            lines = -(-len(curves) // columns)
+            axis.set_ylim(low, high + 0.22 * lines * (high - low))
+            axis.legend(loc="upper left", ncols=columns, borderaxespad=0)
     return made
 
 
