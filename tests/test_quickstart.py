@@ -6,7 +6,6 @@ import re
 import secrets
 import subprocess
 import sys
-from statistics import mean, stdev
 
 import pytest
 
@@ -49,10 +48,8 @@ def test_the_quickstart_runs_from_anywhere_and_ends_on_the_reports_path(tmp_path
     summary = {(row["metric"], row["condition"], row["layer"]): row for row in rows}
     zsl, icl, ft = (summary["accuracy", condition, -1] for condition in ("zsl", "icl", "ft"))
     assert zsl["mean"] <= 0.75
-    assert max(0.80, zsl["mean"] + 0.10) <= icl["mean"] <= 0.95
-    assert icl["sd"] >= 0.02
-    assert ft["ci_low"] > zsl["mean"]
-    assert ft["mean"] > zsl["mean"] + 0.05
+    assert icl["mean"] >= max(0.85, zsl["mean"] + 0.15)
+    assert ft["ci_low"] > zsl["mean"] + 0.05
     headline = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))
     assert (
         next(m["mean"] for m in headline["metrics"] if (m["metric"], m["control"]) == ("simaou", "none"))
@@ -73,18 +70,16 @@ def test_the_embedded_model_learns_in_context_and_by_fine_tuning(scorer):
     sets = [scorer.demonstrations(seed) for seed in SEEDS]
     # A step too small to move anything is zero-shot.
     zero_shot = scorer.finetuned(sets[:1], Finetune(learning_rate=1e-12)).accuracy
-    by_seed = [scorer.in_context_right(scorer.encode(s), 0, count) / count for s in sets]
-    in_context = mean(by_seed)
+    in_context = sum(scorer.in_context_right(scorer.encode(s), 0, count) for s in sets) / count / len(sets)
     if task == "sst5":
         assert in_context >= zero_shot + 0.10
         return
     assert zero_shot <= 0.75
-    assert max(0.80, zero_shot + 0.10) <= in_context <= 0.95
-    assert stdev(by_seed) >= 0.02
+    assert in_context >= max(0.85, zero_shot + 0.15)
     search = scorer.study.config.search.finetune
     settings = scorer.study.config.finetune
     scores = [
         scorer.finetuned(sets, settings.model_copy(update={"learning_rate": rate})).accuracy
         for rate in search.learning_rate
     ]
-    assert max(scores) >= zero_shot + 0.05
+    assert max(scores) >= zero_shot + 0.08

@@ -32,7 +32,7 @@ GRADES = 5
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """Sizes of the corpus, in rows, the share of each grade within a label, and that of wrong labels."""
+    """Sizes of the corpus, in rows, and the share of each grade within a label."""
 
     seed: int = 20240607
     train_rows: int = 2000
@@ -41,16 +41,6 @@ class CorpusConfig:
     max_words: int = 16
     # Of an sst2 label's rows, the share with a mild grade (1 or 3); the rest are extreme (0 or 4).
     mild_share: float = 0.6
-    # Shares of rows whose label is another one's: in sst2 the other side's, in sst5 that of a grade beside it.
-    mild_errors: float = 0.16
-    extreme_errors: float = 0.02
-    sst5_errors: float = 0.12
-
-    def errors(self, task: str) -> tuple[tuple[int, int, float], ...]:
-        """Which two grades exchange labels, and on which share of their rows."""
-        if task == "sst2":
-            return (1, 3, self.mild_errors), (0, 4, self.extreme_errors)
-        return tuple((grade, grade + 1, self.sst5_errors / 2) for grade in range(GRADES - 1))
 
 
 def adjective_phrase(rng: Random, grade: int) -> str:
@@ -127,17 +117,11 @@ def build(config: CorpusConfig) -> dict[tuple[str, str], list[tuple[str, int]]]:
             rng = Random(f"{config.seed}/{task}/{split}")
             rows = config.train_rows if split == "train" else config.validation_rows
             labels = 2 if task == "sst2" else GRADES
-            # Labels in turn, then shuffled: exactly balanced, and still so after exchanges.
-            graded = []
-            for row in range(rows):
-                grade = _grade(rng, task, row % labels, config)
-                graded.append((_new(rng, grade, config, seen), grade))
-            rng.shuffle(graded)
-            given = _exchanged(rng, [grade for _, grade in graded], config.errors(task))
+            # Labels in turn, then shuffled: exactly balanced.
             corpus[task, split] = [
-                (text, int(grade > 2) if task == "sst2" else grade)
-                for (text, _), grade in zip(graded, given, strict=True)
+                (_new(rng, _grade(rng, task, row % labels, config), config, seen), row % labels) for row in range(rows)
             ]
+            rng.shuffle(corpus[task, split])
     return corpus
 
 
@@ -157,17 +141,6 @@ def _grade(rng: Random, task: str, label: int, config: CorpusConfig) -> int:
         return label
     mild = rng.random() < config.mild_share
     return (1 if mild else 0) if label == 0 else (3 if mild else 4)
-
-
-def _exchanged(rng: Random, grades: list[int], errors: tuple[tuple[int, int, float], ...]) -> list[int]:
-    """The grades as annotators see them: some rows of two grades take each other's, no row more than once."""
-    seen = list(grades)
-    for low, high, share in errors:
-        lows, highs = ([row for row, grade in enumerate(grades) if grade == seen[row] == one] for one in (low, high))
-        number = round(share * min(grades.count(low), grades.count(high)))
-        for row, other in zip(rng.sample(lows, number), rng.sample(highs, number), strict=True):
-            seen[row], seen[other] = high, low
-    return seen
 
 
 def _new(rng: Random, grade: int, config: CorpusConfig, seen: set[str]) -> str:

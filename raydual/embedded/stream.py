@@ -5,7 +5,7 @@ it. Readings vary, so a label can only be predicted by looking at the demonstrat
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 
 import numpy as np
@@ -22,10 +22,8 @@ LEVELS = ("fragment", "clause", "sentence")
 class ReadingShares:
     """Weights of the readings within each task's label words, and the share of sequences with sst2's words.
 
-    sst2: true; lenient (only grade 0 is negative); gushing (all is positive); flipped; wavering (true, but most mildly
-    negative reviews are called positive). sst5: true; coarse (terrible, neutral and great only); reversed.
-    `errors`: whether annotators make mistakes: each a share of their own, drawn between bounds for mild reviews, for
-    extreme ones and for those of sst5.
+    sst2: true; lenient (only grade 0 is negative); gushing (all is positive); flipped.
+    sst5: true; coarse (terrible, neutral and great only); reversed.
     """
 
     sst2: float
@@ -36,30 +34,14 @@ class ReadingShares:
     sst5_true: float
     sst5_coarse: float
     sst5_reversed: float
-    sst2_wavering: float = 0.0
-    errors: bool = False
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Weights of the five grades, the label word of each, and how often a grade gets which other grade's word."""
+    """Weights of the five grades, and the label word of each grade."""
 
     weights: tuple[float, ...]
     words: tuple[str, ...]
-    errors: tuple[float, ...] = (0.0,) * corpus.GRADES
-    others: tuple[tuple[int, ...], ...] = ((4,), (3,), (2,), (1,), (0,))
-
-    def word(self, rng: Random, grade: int) -> str:
-        """What the annotator calls a review of this grade."""
-        wrong = self.errors[grade] > 0 and rng.random() < self.errors[grade]
-        return self.words[rng.choice(self.others[grade]) if wrong else grade]
-
-
-# Shares of mistakes: of mild reviews, of extreme ones, of sst5's, and of mildly negative ones by a wavering annotator.
-MILD_ERRORS = (0.05, 0.3)
-EXTREME_ERRORS = (0.0, 0.05)
-SST5_ERRORS = (0.0, 0.25)
-WAVERING = (0.5, 0.8)
 
 
 @dataclass(frozen=True)
@@ -105,28 +87,9 @@ def draw_reading(rng: Random, shares: ReadingShares) -> Reading:
         "lenient": shares.sst2_lenient,
         "gushing": shares.sst2_gushing,
         "flipped": shares.sst2_flipped,
-        "wavering": shares.sst2_wavering,
     }
     sst5 = {"true": shares.sst5_true, "coarse": shares.sst5_coarse, "reversed": shares.sst5_reversed}
-    if rng.random() < shares.sst2:
-        kind = _pick(rng, sst2)
-        return _erring_sst2(rng, sst2_reading(kind), kind) if shares.errors else sst2_reading(kind)
-    reading = sst5_reading(_pick(rng, sst5))
-    return _erring_sst5(rng, reading) if shares.errors else reading
-
-
-def _erring_sst2(rng: Random, reading: Reading, kind: str) -> Reading:
-    """The reading with an annotator who makes mistakes."""
-    low, high = rng.uniform(*EXTREME_ERRORS), rng.uniform(*EXTREME_ERRORS)
-    mild_low = rng.uniform(*(WAVERING if kind == "wavering" else MILD_ERRORS))
-    return replace(reading, errors=(low, mild_low, 0.0, rng.uniform(*MILD_ERRORS), high))
-
-
-def _erring_sst5(rng: Random, reading: Reading) -> Reading:
-    """The reading with an annotator who takes a grade for one beside it."""
-    return replace(
-        reading, errors=(rng.uniform(*SST5_ERRORS),) * corpus.GRADES, others=((1,), (0, 2), (1, 3), (2, 4), (3,))
-    )
+    return sst2_reading(_pick(rng, sst2)) if rng.random() < shares.sst2 else sst5_reading(_pick(rng, sst5))
 
 
 class SequenceMaker:
@@ -157,7 +120,7 @@ class SequenceMaker:
             ids += self._pool.draw(rng, level, grade)
             ids += self._end
             marks.append(len(ids))
-            ids.append(self._word[reading.word(rng, grade)])
+            ids.append(self._word[reading.words[grade]])
         return ids, marks
 
     def _padded(self, sequences: Sequence[tuple[list[int], list[int]]]) -> Batch:
@@ -184,7 +147,6 @@ def sst2_reading(kind: str) -> Reading:
         "lenient": (low, high, "", high, high),
         "gushing": (high, high, "", high, high),
         "flipped": (high, high, "", low, low),
-        "wavering": (low, low, "", high, high),
     }[kind]
     mild = corpus.CorpusConfig().mild_share
     return Reading((1 - mild, mild, 0.0, mild, 1 - mild), words)
