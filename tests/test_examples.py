@@ -291,7 +291,7 @@ def test_values_of_a_batch_that_was_not_finished_are_not_read_and_removed(run):
 
 def test_a_run_keeps_the_same_values_throughout(run):
     for kept in ("layers", "off"):
-        with pytest.raises(UserError, match=f"examples changed: the run keeps overall, not {kept}"):
+        with pytest.raises(UserError, match=f"examples changed from overall to {kept}"):
             check(run, run.config([f"examples={kept}"]), resume=True)
 
 

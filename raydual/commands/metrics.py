@@ -35,7 +35,7 @@ def _command(family: Family) -> Callable[..., None]:
         if not as_json:
             say(title(lab))
         names = {metric.name for metric in metrics}
-        rows = [row for row in lab.measure(seed, control) if row["metric"] in names]
+        rows = [row for row in lab.after_all(lab.measure(seed, control)) if row["metric"] in names]
         if as_json:
             shares = {metric.name: metric for metric in metrics if metric.share}
             numbers = [
@@ -66,7 +66,7 @@ def print_table(metrics: Sequence[Metric], rows: Sequence[Mapping[str, Any]], la
     for metric in metrics:
         for condition in metric.conditions_with_labels(labels):
             keys = [(metric.name, condition, layer) for layer in (OVERALL, *layers)]
-            numbers = "".join(_number(found[key]) for key in keys if key in found)
+            numbers = "".join(number(found[key]) for key in keys if key in found)
             row = overall.get((metric.name, condition))
             exact = _exact(metric, row) if metric.share and row else None
             of = f"   [{exact[0]:.4f}, {exact[1]:.4f}] of {row['examples']}" if exact and row else ""
@@ -86,5 +86,6 @@ def _exact(metric: Metric, row: Mapping[str, Any]) -> tuple[float, float] | None
     return low * whole, high * whole
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """A value in a column of nine characters."""
     return f"{'-' if math.isnan(value) else format(value, '.4f'):>9}"

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 import raydual
-from raydual.commands import checking, metrics, one_seed, planning, reporting, sweeping
+from raydual.commands import checking, metrics, one_seed, planning, reporting, shots, sweeping
 from raydual.errors import UserError, exit_on_user_error
 from raydual.process.stopping import received, stoppable
 
@@ -31,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for group in (sweeping, reporting, planning, one_seed, metrics, checking):
+for group in (sweeping, reporting, planning, one_seed, metrics, shots, checking):
     app.add_typer(group.commands)
 
 

@@ -1,6 +1,6 @@
 """One seed at a time, without Ray: what the commands and the programmatic interface are made of."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -157,9 +157,13 @@ class Laboratory:
         """
         return self.measurer.influences(control_named(control), self._case(seed, control), examples)
 
+    def after_all(self, rows: Iterable[Row]) -> list[Row]:
+        """The rows of all demonstrations, where `measures.shots` asks for the first ones too."""
+        return [row for row in rows if row["shots"] == self.study.config.demonstrations]
+
     def evaluate(self, seed: int, control: str = MEASUREMENT.name) -> Evaluation:
         """Zero-shot, in-context and fine-tuned accuracy of a seed, or of a control of it."""
-        rows = self.measure(seed, control)
+        rows = self.after_all(self.measure(seed, control))
         values = {(row["metric"], row["condition"]): row["value"] for row in rows if "accuracy" in row["metric"]}
         return Evaluation(
             zero_shot=values["accuracy", "zsl"],

@@ -27,7 +27,7 @@ class Board(Protocol):
 def earlier(catalogue: Catalogue) -> tuple[list[str], pc.Expression]:
     """What of an earlier process's rows (`RunDirectory.measured`) a `MeasureNews` goes on from."""
     of_headline = pc.field("metric").isin(_headline(catalogue)) & (pc.field("layer") == OVERALL)
-    columns = ["seed", "control", "layer", "metric", "condition", "value"]
+    columns = ["seed", "control", "shots", "layer", "metric", "condition", "value"]
     return columns, (pc.field("metric") == FAILED) | of_headline
 
 
@@ -131,7 +131,9 @@ class MeasureNews:
         return f"accuracy so far: {', '.join(words) or 'none'}{failures}"
 
     def _means(self, rows: pa.Table) -> None:
-        rows = rows.filter(pc.field("metric").isin(self.headline) & pc.is_finite(pc.field("value")))
+        shots = pc.field("shots")
+        all_of_them = shots.is_null() | (shots == pc.max(rows["shots"]))
+        rows = rows.filter(all_of_them & pc.field("metric").isin(self.headline) & pc.is_finite(pc.field("value")))
         totals = rows.group_by(["metric", "condition"]).aggregate([("value", "sum"), ("value", "count")])
         for row in totals.to_pylist():
             key = row["metric"], row["condition"]

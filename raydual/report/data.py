@@ -1,6 +1,6 @@
 """What the report is made of, read from a run directory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,10 +17,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class RunData:
-    """A run's settings, distributions and values, as the report needs them."""
+    """A run's settings, distributions and values, as the report needs them: after `shots` demonstrations, or all."""
 
     run: RunDirectory
     given_manifest: Row | None = None
+    shots: int | None = None
 
     @cached_property
     def config(self) -> SweepConfig:
@@ -37,9 +38,18 @@ class RunData:
         """The manifest; empty while the run is not complete."""
         return self.given_manifest or self.run.manifest() or {}
 
+    def after(self, shots: int) -> "RunData":
+        """The same after fewer demonstrations."""
+        return self if shots == self.config.demonstrations else replace(self, shots=shots)
+
+    @cached_property
+    def _measured_here(self) -> pc.Expression:
+        """The rows of this number of demonstrations."""
+        return pc.field("shots") == (self.shots or self.config.demonstrations)
+
     @cached_property
     def _summary_rows(self) -> list[Row]:
-        return self.run.summary().to_pylist()
+        return self.run.summary().filter(self._measured_here).to_pylist()
 
     @cached_property
     def summary(self) -> dict[tuple[str, str, int], Row]:
@@ -62,7 +72,8 @@ class RunData:
     def seed_values(self) -> dict[Key, np.ndarray]:
         """The overall value of every seed, by (metric, condition)."""
         overall = (pc.field("layer") == OVERALL) & (pc.field("control") == NO_CONTROL)
-        table = self.run.measured(["seed", "metric", "condition", "value"], overall).sort_by("seed")
+        columns = ["seed", "shots", "metric", "condition", "value"]
+        table = self.run.measured(columns, overall).filter(self._measured_here).sort_by("seed")
         # One thread keeps the order of seeds; Python objects for each value would take gigabytes.
         groups = table.group_by(["metric", "condition"], use_threads=False).aggregate([("value", "list")])
         return {
@@ -72,7 +83,8 @@ class RunData:
 
     @cached_property
     def _comparison_rows(self) -> list[Row]:
-        return self.run.comparisons().filter(pc.field("control") == NO_CONTROL).to_pylist()
+        measured = pc.field("control") == NO_CONTROL
+        return self.run.comparisons().filter(measured & self._measured_here).to_pylist()
 
     @cached_property
     def comparisons(self) -> dict[tuple[str, str, str, str], dict[int, Row]]:

@@ -16,6 +16,7 @@ from raydual.report.distributions import distribution_figure
 from raydual.report.layers import layer_figure
 from raydual.report.published import published_table
 from raydual.report.search import search_figure
+from raydual.report.shots import shots_figure, shots_table
 from raydual.report.words import (
     about_model,
     digits_of,
@@ -56,6 +57,7 @@ def write_report(run: RunDirectory, manifest: Row | None = None) -> Path | str:
             standing=standing_table(data),
             controls=data.controls,
             control_table=control_table(data),
+            shots_table=shots_table(data),
             table=[_table_row(data, metric, row) for metric, row in data.headline()],
             # The SVG is made here, from numbers, and holds no text of the user's.
             figures={name: Markup(svg) for name, svg in figures.items()},  # noqa: S704
@@ -82,6 +84,7 @@ def _figures(data: RunData) -> dict[str, str]:
             "distributions": distribution_figure(data),
             "controls": control_figure(data),
             "layers": layer_figure(data),
+            "shots": shots_figure(data),
             "search": search_figure(data),
         }
         return {name: theme.as_svg(figure) for name, figure in made.items() if figure is not None}
@@ -160,6 +163,7 @@ def _facts(data: RunData) -> list[tuple[str, str]]:
         (
             "Fine-tuning",
             f"{tuning['optimizer']}, learning rate {tuning['learning_rate']:g}, {tuning['epochs']} epoch(s), "
+            f"{'one step for all demonstrations, ' if tuning.get('batch') == 'all' else ''}"
             f"loss over {tuning['loss']} tokens, {' and '.join(tuning['projections'])}; {searched}",
         ),
         ("Protocol", _PROTOCOLS[config.protocol]),

@@ -24,10 +24,15 @@ class Drawn:
         return self.metric.name, self.condition
 
 
+def all_panels(catalogue: Catalogue) -> list[tuple[Panel, list[Drawn]]]:
+    """Every panel that draws something, with what it draws."""
+    drawn = [(panel, _drawn(catalogue, name)) for name, panel in PANELS.items()]
+    return [(panel, found) for panel, found in drawn if found]
+
+
 def panels_over_seeds(catalogue: Catalogue) -> list[tuple[Panel, list[Drawn]]]:
     """The panels of values over seeds, with what each draws."""
-    drawn = [(panel, _drawn(catalogue, name)) for name, panel in PANELS.items() if panel.over_seeds]
-    return [(panel, found) for panel, found in drawn if found]
+    return [(panel, found) for panel, found in all_panels(catalogue) if panel.over_seeds]
 
 
 def panels_through_layers(catalogue: Catalogue) -> Iterator[tuple[str, list[Drawn]]]:

@@ -14,7 +14,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 ZSL, ICL, FT, MAIN, SECOND, NULL = "#6b7280", "#0072b2", "#d55e00", "#3b2f8f", "#009e73", "#9aa0a6"
 """Zero-shot, in-context, fine-tuned; a comparison of the two, a second one; nulls and baselines (Okabe and Ito)."""
 
-OF_CONDITION = {"zsl": ZSL, "icl": ICL, "ft": FT, "patch": "#cc79a7"}
+OF_CONDITION = {"zsl": ZSL, "icl": ICL, "ft": FT, "patch": "#cc79a7", "ft_all": "#e69f00"}
 _COMPARISONS = (MAIN, SECOND, "#cc79a7", "#e69f00", "#56b4e9", "#0072b2", "#d55e00", "#f0e442", "#000000")
 _NULLS = (ZSL, NULL)
 
