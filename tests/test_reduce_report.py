@@ -228,6 +228,17 @@ def test_text_of_the_users_is_no_markup(tmp_path):
     assert "<script" not in page
 
 
+@pytest.mark.parametrize("model", ["embedded", "Qwen/Qwen3-0.6B-Base"])
+def test_the_report_says_on_top_that_the_embedded_model_is_a_toy_and_of_others_it_does_not(tmp_path, model):
+    run = synthetic_run(tmp_path / "r", 2, 1, ())
+    stored = run.config_file.read_text(encoding="utf-8")
+    run.config_file.write_text(stored.replace("model: embedded", f"model: {model}"), encoding="utf-8")
+    page = report_of(run)
+    said = "its numbers say nothing about language models"
+    assert page.count(said) == (model == "embedded")
+    assert said not in page[page.index("What was found") :]
+
+
 def test_the_console_has_a_line_for_each_headline_number(run):
     lines = list(headline_lines(run))
     headline = [(m, c) for m in CATALOGUE.values() if m.headline for c in m.conditions]

@@ -17,7 +17,16 @@ from raydual.report.layers import layer_figure
 from raydual.report.published import published_table
 from raydual.report.search import search_figure
 from raydual.report.shots import shots_figure, shots_table
-from raydual.report.words import digits_of, findings, interval, interval_both, number, with_difference, with_interval
+from raydual.report.words import (
+    about_model,
+    digits_of,
+    findings,
+    interval,
+    interval_both,
+    number,
+    with_difference,
+    with_interval,
+)
 from raydual.run_directory.directory import RunDirectory
 
 
@@ -40,6 +49,7 @@ def write_report(run: RunDirectory, manifest: Row | None = None) -> Path | str:
         .get_template("run.html")
         .render(
             name=data.config.name,
+            about_model=about_model(data),
             findings=list(findings(data)),
             facts=_facts(data),
             failures=run.failures(),
