@@ -29,7 +29,7 @@ class ExampleValues:
 
 
 Outcomes = Mapping[str, Sequence[tuple[Tensor, Tensor, Tensor]]]
-"""By condition, of every chunk: predicted labels, greedy tokens `[1 or G, n]` and label scores `[1 or G, n, labels]`."""
+"""By condition, of every chunk: labels and greedy tokens `[1 or G, n]`, and label scores `[1 or G, n, labels]`."""
 
 
 @dataclass
