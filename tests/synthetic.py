@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from raydual.catalogue.entries import CATALOGUE, OVERALL, Catalogue, Metric
+from raydual.catalogue.entries import OVERALL, Catalogue, Metric
 from raydual.run_directory.directory import (
     FAILED,
     FINETUNE_SEARCH,
