@@ -15,6 +15,7 @@ from raydual.errors import UserError
 from raydual.files import SWEEPS
 from raydual.settings.measures import NEWER_MEASURES
 from raydual.settings.reading import dump_config, load_config, load_sweep, validate_config
+from raydual.settings.schema import _NEWER_FINETUNE
 
 BASE = {"name": "s", "task": "sst2", "data": "embedded", "seeds": 10}
 
