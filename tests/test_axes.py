@@ -24,6 +24,7 @@ from raydual.settings.reading import Cell, Sweep, load_config, load_sweep
 from raydual.statistics.reduce import reduce_run
 from raydual.sweep import main as sweep_main
 
+from .default_catalogue import CATALOGUE
 from .synthetic import synthetic_config, synthetic_rows
 
 BASE = {"name": "s", "model": "embedded", "task": "sst2", "data": "embedded", "demonstrations": 4, "seeds": 6}
