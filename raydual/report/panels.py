@@ -9,12 +9,12 @@ from raydual.report import theme
 
 @dataclass(frozen=True)
 class Drawn:
-    """A metric under a condition in a panel: its short name, its colour, and whether it is there for others alone."""
+    """A metric under a condition in a panel: its short name, its look, and whether it is there for others alone."""
 
     metric: Metric
     condition: str
     name: str
-    colour: str
+    look: theme.Look
     baseline: bool
 
     @property
@@ -61,12 +61,10 @@ def _drawn(catalogue: Catalogue, panel: str) -> list[Drawn]:
         if metric.panel == panel
         for condition in metric.conditions
     ]
-    # Each kind has colours of its own, in order; what is of one condition alone has that condition's.
-    colours = {True: iter(theme.nulls()), False: iter(theme.comparisons())}
+    # Each kind has looks of its own, in order; what is of one condition alone has that condition's.
+    looks = {True: theme.nulls(), False: theme.comparisons()}
     return [
-        Drawn(
-            metric, condition, _name(metric, condition), theme.OF_CONDITION.get(condition) or next(colours[base]), base
-        )
+        Drawn(metric, condition, _name(metric, condition), theme.OF_CONDITION.get(condition) or next(looks[base]), base)
         for metric, condition, base in found
     ]
 
@@ -74,4 +72,4 @@ def _drawn(catalogue: Catalogue, panel: str) -> list[Drawn]:
 def _name(metric: Metric, condition: str) -> str:
     if len(metric.conditions) == 1 and (metric.short or "-" in condition):
         return metric.short or metric.label
-    return CONDITIONS[condition] if "-" not in condition else condition.replace("-", ", ")
+    return CONDITIONS[condition].replace("in-context against", "context,")
