@@ -17,6 +17,7 @@ _WHERE = {
     "Control": "raydual.settings.controls",
     "control_named": "raydual.settings.controls",
     "RunDirectory": "raydual.run_directory.directory",
+    "examples": "raydual.run_directory.whole",
     "execute": "raydual.pipeline",
     "execute_cells": "raydual.pipeline",
     "estimate": "raydual.plan.estimate",

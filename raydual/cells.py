@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raydual.catalogue.entries import OVERALL
+from raydual.catalogue.entries import OVERALL, Metric
 from raydual.errors import UserError
 from raydual.run_directory.directory import (
     COMPARISONS,
@@ -205,11 +205,18 @@ def compare_along(
             key = (metric.name, condition)
             differences = np.array([_differences(seeds[a], seeds[b], key, everyone) for a, b in pairs])
             found = compare_all(list(differences), bootstrap)
-            decisions = decide(differences, config.measures.margin_of(metric), bootstrap.seed)
+            tested = differences if _can_change(axis, metric, condition) else np.full_like(differences, np.nan)
+            decisions = decide(tested, config.measures.margin_of(metric), bootstrap.seed)
             corrected = holm(np.array([comparison.p for comparison in found])).tolist()
             for (cell, reference), comparison, p, decision in zip(pairs, found, corrected, decisions, strict=True):
                 place = {"axis": axis, "cell": cell, "reference": reference, "metric": key[0], "condition": condition}
                 yield {**place, **asdict(comparison), "p_holm": p, **asdict(decision)}
+
+
+def _can_change(axis: str, metric: Metric, condition: str) -> bool:
+    """Whether a setting changes anything of what a metric is computed from: fine-tuning's, no other condition."""
+    arms = (metric.arms or condition).split("-")
+    return "ft" in arms if axis.startswith("finetune.") else axis != "demonstrations" or arms != ["zsl"]
 
 
 def _by_seed(run: RunDirectory) -> dict[tuple[str, str], dict[int, float]]:

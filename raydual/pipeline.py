@@ -134,6 +134,7 @@ def _run_study(study: Study, run: RunDirectory, where: str, place: "Where", shar
     """
     from raydual.cluster.choice import stored_choice
     from raydual.cluster.run import Computed
+    from raydual.plan.power import undecidable
     from raydual.report import write_report
     from raydual.statistics.reduce import reduce_run
 
@@ -142,6 +143,8 @@ def _run_study(study: Study, run: RunDirectory, where: str, place: "Where", shar
     commit = f" at {study.commit[:7]}" if study.commit else ""
     say(f"model {config.model}{commit} ({config.dtype}), data {study.dataset.source}")
     say(f"task {config.task.name}, {config.demonstrations} demonstrations, protocol {config.protocol}")
+    if warning := undecidable(config):
+        say(warning)
     choice = stored_choice(run, config)
     if choice is None or _is_unfinished(study, run, choice):
         choice, computed = _compute(study, run, place, shared, timings)

@@ -59,13 +59,21 @@ def test_a_similarity_that_is_above_all_is_said_to_be(tmp_path):
 
 @pytest.mark.parametrize(
     ("shift", "sign", "said"),
-    [(0.0, "≈", r"equivalent \(within ±0.05\) to Other seed"), (-0.3, "▼", "below Other seed")],
+    [
+        (0.0, "≈", r"no more alike than {}, as alike by all 10 similarities \(within 0.05 of the largest value\)"),
+        (-0.3, "▼", "no more alike than {}, less alike by all 10 similarities"),
+    ],
 )
 def test_one_null_that_does_as_well_is_enough_to_deny_it(tmp_path, shift, sign, said):
     text = text_of(with_controls(tmp_path / "r", random_step=0.3, other_seed=shift))
     assert "No similarity is above all of its nulls and controls" in text
     assert standing_of(text, "SimDual")[-1] == sign
-    assert re.search(rf"SimDual [^:]*: above [^.;]*Random step[^:]*{said}", text)
+    than = "when fine-tuned on other demonstrations of the task"
+    assert re.search(
+        "In-context learning and fine-tuning are more alike than after a random step of the same size by [^;.]*; "
+        + said.format(than),
+        text,
+    )
 
 
 @pytest.mark.parametrize(("seeds", "sign"), [(5, "∅"), (6, "▲"), (8, "▲")])
@@ -73,7 +81,10 @@ def test_what_so_few_seeds_cannot_tell_is_not_denied(tmp_path, seeds, sign):
     shifts = {f"permutation_{number}": 0.3 for number in range(1, 10)}
     text = text_of(with_controls(tmp_path / "r", seeds, other_seed=0.3, **shifts))
     assert standing_of(text, "SimDual")[-1] == sign
-    assert ("cannot be told with 5 seeds against Zero, Other seed" in text) == (seeds == 5)
+    untold = (
+        "With 4 to 5 seeds it cannot be told whether they are more alike than when fine-tuned on other demonstrations"
+    )
+    assert (untold in text) == (seeds == 5)
     assert ("No similarity is shown to be above" in text) == (seeds == 5)
     assert "No similarity is above" not in text
 
@@ -81,7 +92,7 @@ def test_what_so_few_seeds_cannot_tell_is_not_denied(tmp_path, seeds, sign):
 def test_what_is_equal_by_construction_is_not_tested(tmp_path):
     run = with_controls(tmp_path / "r", random_step=0.3, labels_flipped=0.3)
     text = text_of(run)
-    assert re.search(r"= equal by construction [.\d]+ - 12 ", text)
+    assert re.search(r"= equal by construction [−.\d]+ [−.\d]+ - 12 ", text)
     rows = {
         (r["condition"], r["baseline_control"]): r for r in run.comparisons().to_pylist() if r["metric"] == "accuracy"
     }

@@ -97,7 +97,9 @@ def test_no_changed_byte_of_a_file_of_measurements_goes_unnoticed(run):
         changed = bytearray(content)
         changed[place] ^= 1 << draw.randrange(8)
         path.write_bytes(bytes(changed))
-        assert [file.name for file in Measurements(run.rows.storage).files() if file.damage] == [path.name]
+        assert [file.name for file in Measurements(run.rows.storage, run.rows.examples).files() if file.damage] == [
+            path.name
+        ]
 
 
 @pytest.mark.parametrize("name", ["seeds", "finetune"])

@@ -30,7 +30,7 @@ from .tolerance import Rounding, assert_same_rows, assert_same_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
-MEASURE = "raydual.measure.measurer:Measurer.measure"
+MEASURE = "raydual.measure.measurer:Measurer.measure_all"
 SCORE = "raydual.measure.scoring:Scorer.score_slice"
 LOAD = "raydual.model.loading:load_model"
 ZERO_SHOT = "raydual.measure.measurer:Measurer.shares"

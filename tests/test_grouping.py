@@ -70,7 +70,7 @@ def test_a_bench_that_runs_out_of_memory_gives_the_same_rows(monkeypatch):
     units = study.units(laboratory.seeds)
     cases = [study.case(tokenizer, unit) for unit in units]
     expected = laboratory.measurer.measure(units[0].control, cases)
-    own, sizes = SeedMeasurer.measure, []
+    own, sizes = SeedMeasurer.measure_all, []
 
     def tight(self, sets, *arguments, **options):
         sizes.append(len(sets))
@@ -78,15 +78,15 @@ def test_a_bench_that_runs_out_of_memory_gives_the_same_rows(monkeypatch):
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")
         return own(self, sets, *arguments, **options)
 
-    monkeypatch.setattr(SeedMeasurer, "measure", tight)
+    monkeypatch.setattr(SeedMeasurer, "measure_all", tight)
     measurer = Measurer(laboratory.loaded, study, laboratory.settings)
     found = measurer.measure(units[0].control, cases)
     assert sizes == [5, 2, 2, 1]
     keys = ("seed", "control", "metric", "condition", "layer")
     assert [[row[key] for key in keys] for row in found] == [[row[key] for key in keys] for row in expected]
-    monkeypatch.setattr(SeedMeasurer, "measure", own)
+    monkeypatch.setattr(SeedMeasurer, "measure_all", own)
     assert_same_rows(found, expected, rounding_bounds(laboratory.loaded, study, units, laboratory.settings))
-    monkeypatch.setattr(SeedMeasurer, "measure", tight)
+    monkeypatch.setattr(SeedMeasurer, "measure_all", tight)
     assert measurer.measure(units[0].control, cases)
     assert sizes[4:] == [2, 2, 1]
 

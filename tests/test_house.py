@@ -16,7 +16,7 @@ FLOORS = (
     {"errors", "embedded", "process", "console"},
     {"files", "hub", "settings.yaml_text", "catalogue.metric", "catalogue.marks", "model.anatomy"},
     {"settings.task", "run_directory.schemas", "run_directory.storage", "catalogue"},
-    {"run_directory.tables", "run_directory.lock", "run_directory.journal", "run_directory.measurements"},
+    {f"run_directory.{name}" for name in ("tables", "lock", "journal", "examples", "measurements")},
     {"settings.schema"},
     {"settings"},
     {"metrics", "data", "run_directory"},

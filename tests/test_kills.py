@@ -37,7 +37,7 @@ def faults(folder, attempt):
     """Batches take a while, and files tell when a run reduces and reports."""
     slow = [
         {"at": "raydual.measure.scoring:Scorer.score_slice", "kind": "slow", "seconds": 0.1},
-        {"at": "raydual.measure.measurer:Measurer.measure", "kind": "slow", "seconds": 0.2},
+        {"at": "raydual.measure.measurer:Measurer.measure_all", "kind": "slow", "seconds": 0.2},
     ]
     marks = [
         {"at": at, "kind": "mark", "file": str(folder / f"{stage}-{attempt}")}
@@ -123,7 +123,7 @@ def test_replicas_that_are_killed_at_random_moments_change_nothing(inputs, envir
     settings["execution"]["retries"] = 2 * REPLICA_KILLS
     slow = [
         {"at": "raydual.measure.scoring:Scorer.score_slice", "kind": "slow", "seconds": 0.7},
-        {"at": "raydual.measure.measurer:Measurer.measure", "kind": "slow", "seconds": 3},
+        {"at": "raydual.measure.measurer:Measurer.measure_all", "kind": "slow", "seconds": 3},
     ]
     killed = 0
     for number in range(2):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import raydual
 from raydual.catalogue.entries import CATALOGUE
 from raydual.errors import UserError
 from raydual.pipeline import execute
@@ -71,6 +72,10 @@ def test_a_run_leaves_what_it_should(uninterrupted):
     controls = ("random_step", "other_seed", "untrained", "permutation_1")
     assert uninterrupted.finished() == {(s, "none") for s in chosen} | {(s, c) for s in chosen[:4] for c in controls}
     assert len(list(uninterrupted.measurements.iterdir())) == 3 + 4 * 2
+    units = uninterrupted.finished()
+    table = raydual.examples(uninterrupted, ["seed", "control", "example"])
+    found = [tuple(row.values()) for row in table.to_pylist()]
+    assert sorted(found) == sorted((*unit, example) for unit in units for example in range(13))
     assert uninterrupted.report_file.stat().st_size > 20_000
     assert load_config(uninterrupted.config_file).fingerprint() == manifest["fingerprint"]
 

@@ -42,19 +42,19 @@ _BUILTIN = (
         "accuracy", "Accuracy",
         "Share of examples whose highest-scoring label word is the right one.",
         ("zsl", "icl", "ft"), family="accuracy", panel="accuracy",
-        per_layer=False, bounds=(0.0, 1.0),
+        per_layer=False, share=True, bounds=(0.0, 1.0),
     ),
     Metric(
         "greedy_accuracy", "Greedy accuracy",
         "Share of examples where the arg-max over the whole vocabulary is the right label's first token.",
         ("zsl", "icl", "ft"), family="accuracy", panel=None, shown="summary",
-        per_layer=False, bounds=(0.0, 1.0),
+        per_layer=False, share=True, bounds=(0.0, 1.0),
     ),
     Metric(
         "rec2ftp", "Rec2FTP",
         "Of the examples that fine-tuning corrects, the percentage that the context corrects too.",
         family="rec2ftp", panel="recall",
-        per_layer=False, bounds=(0.0, 100.0),
+        per_layer=False, share=True, bounds=(0.0, 100.0), similarity=True, zero=False,
     ),
     Metric(
         "rec2ftp_both", "Rec2FTP numerator",
@@ -72,7 +72,7 @@ _BUILTIN = (
         "reverse_recall", "Reverse recall",
         "Of the examples that the context corrects, the percentage that fine-tuning corrects too.",
         family="rec2ftp", panel="recall", short="reverse", shown="tables",
-        per_layer=False, bounds=(0.0, 100.0),
+        per_layer=False, share=True, bounds=(0.0, 100.0),
     ),
     Metric(
         "jaccard", "Jaccard index of changes",
@@ -84,7 +84,7 @@ _BUILTIN = (
         "agreement", "Agreement",
         "Share of examples that context and fine-tuning predict alike.",
         family="rec2ftp", panel=None, shown="summary",
-        per_layer=False, by_label=True, bounds=(0.0, 1.0),
+        per_layer=False, share=True, by_label=True, bounds=(0.0, 1.0),
     ),
     Metric(
         "kappa", "Cohen's κ",
@@ -102,7 +102,7 @@ _BUILTIN = (
         "simaou_norm_matched", "SimAOU, norm-matched null",
         "SimAOU of two independent random updates of the same norms as the measured ones.",
         family="simaou", panel="updates", short="its null", shown="summary",
-        random=True,
+        random=True, arms="icl",
     ),
     Metric(
         "simaou_random", "SimAOU, random baseline",
@@ -126,24 +126,24 @@ _BUILTIN = (
         "simam", "SimAM",
         "Cosine between the pre-softmax attention scores on the query's own tokens.",
         ("icl-ft", "icl-zsl"), family="simam", panel="maps", shown="tables",
-        baselines=(("simam", "icl-zsl"),), similarity=True,
+        baselines=(("simam", "icl-zsl"),), similarity=True, per_head=True,
     ),
     Metric(
         "delta_simam", "ΔSimAM",
         "Cosine between the changes that context and fine-tuning make to those scores (Deutch).",
         family="simam", panel="maps",
-        similarity=True,
+        similarity=True, per_head=True,
     ),
     Metric(
         "simam_softmax", "SimAM, after softmax",
         "SimAM of the attention weights instead of the scores.",
         ("icl-ft", "icl-zsl"), family="simam", panel=None, shown="summary",
-        baselines=(("simam_softmax", "icl-zsl"),),
+        baselines=(("simam_softmax", "icl-zsl"),), per_head=True,
     ),
     Metric(
         "delta_simam_softmax", "ΔSimAM, after softmax",
         "ΔSimAM of the attention weights instead of the scores.",
-        family="simam", panel=None, shown="summary",
+        family="simam", panel=None, shown="summary", per_head=True,
     ),
     Metric(
         "kendall", "Kendall's τ",
@@ -155,7 +155,7 @@ _BUILTIN = (
         "kendall_random", "Kendall's τ, random baseline",
         "The same rank correlation against uniform noise.",
         family="kendall", panel="ranks", short="random", shown="summary",
-        random=True,
+        random=True, arms="icl",
     ),
     Metric(
         "kendall_input", "Kendall-input",
@@ -173,7 +173,7 @@ _BUILTIN = (
         "kendall_example_random", "Kendall's τ of examples, random baseline",
         "The same rank correlation against uniform noise on the tokens.",
         family="kendall", panel=None, shown="summary",
-        random=True,
+        random=True, arms="icl",
     ),
     Metric(
         "topk_token", "Top-100 recall of tokens",
@@ -185,7 +185,7 @@ _BUILTIN = (
         "topk_token_random", "Top-100 recall of tokens, random baseline",
         "The same share against uniform noise.",
         family="kendall", panel=None, shown="summary",
-        bounds=(0.0, 1.0), random=True,
+        bounds=(0.0, 1.0), random=True, arms="icl",
     ),
     Metric(
         "topk_example", "Top-5 recall of examples",
@@ -197,7 +197,7 @@ _BUILTIN = (
         "topk_example_random", "Top-5 recall of examples, random baseline",
         "The same share against uniform noise on the tokens.",
         family="kendall", panel=None, shown="summary",
-        bounds=(0.0, 1.0), random=True,
+        bounds=(0.0, 1.0), random=True, arms="icl",
     ),
     Metric(
         "simdual", "SimDual",
@@ -215,7 +215,7 @@ _BUILTIN = (
         "lambda", "λ, mass on demonstrations",
         "Softmax mass that the last token puts on the demonstrations, mean over heads.",
         ("icl",), family="simaou", panel="mass", shown="tables",
-        bounds=(0.0, 1.0),
+        bounds=(0.0, 1.0), per_head=True,
     ),
 )  # fmt: skip
 

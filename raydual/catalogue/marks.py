@@ -59,7 +59,8 @@ Mark = Callable[[Callable[..., Any]], Measure]
 def of_recordings(metric: Metric, fields: Sequence[str] = ()) -> Mark:
     """Mark `f(recordings)` as the function of a metric of what the passes over a chunk of n queries show.
 
-    It gives `[seeds, n, layers]` (`[seeds, n]` if the metric is not `per_layer`), or one of these by condition where
+    It gives `[seeds, n, layers]` (`[seeds, n]` if the metric is not `per_layer`, `[seeds, n, layers, heads]` if it is
+    `per_head`), or one of these by condition where
     the metric has several; NaN where an example has no value. `random`: `f(recordings, noise)`.
     `fields` are recorded beside those that raydual's own metrics need.
     """
@@ -98,6 +99,7 @@ def _mark(metric: Metric, of: Of, parameters: int, fields: Sequence[str] = ()) -
         (bool(set(fields) - set(FIELDS)), f"fields: must be some of {', '.join(FIELDS)}"),
         (of == "predictions" and metric.per_layer, "a metric of predictions has no layers: say per_layer=False"),
         (of in ("ranks", "values") and not metric.per_layer, f"a metric of {of} has a value for each layer"),
+        (of != "recordings" and metric.per_head, "per_head: only metrics of recordings have values of heads"),
         (of != "predictions" and metric.by_label, "by_label: only metrics of predictions are split by label"),
         (of == "predictions" and metric.random, "random: metrics of predictions draw no noise"),
         (of == "values" and not metric.random, "a null that is drawn must say random=True"),

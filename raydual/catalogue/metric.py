@@ -11,6 +11,9 @@ OVERALL = -1
 FAILED = "failed"
 """Stands in place of a metric in the one row of a seed that could not be measured."""
 
+ZERO = "zero"
+"""Stands for a baseline where a metric is compared with 0."""
+
 CONDITIONS = {
     "zsl": "zero-shot",
     "icl": "in-context",
@@ -100,9 +103,14 @@ class Metric:
         `tables`, or the `summary` alone.
     bounds : its range; None: unbounded.
     baselines : the (metric, condition) pairs that it must stand beside.
+    share : whether a seed's overall value is the share (in percent if `bounds` end at 100) of the examples in it that
+        are so, whose interval must not have zero width because all seeds agree.
     similarity : whether it must stand above its baselines (0 if it has none) and the null controls.
+    zero : whether 0 is what a similarity without baselines must stand above; false: the null controls alone tell.
+    arms : the conditions that it depends on, where these are not its own: `icl` for noise beside the context.
     random : whether noise is drawn for it.
     per_layer : whether it has a value for each layer beside the overall one.
+    per_head : whether its function gives a value for each head, whose mean is that of the layer.
     by_label : whether it is also split by gold label.
 
     Raises
@@ -122,9 +130,13 @@ class Metric:
     shown: Literal["figures", "tables", "summary"] = "figures"
     bounds: tuple[float | None, float | None] = (-1.0, 1.0)
     baselines: tuple[Key, ...] = ()
+    share: bool = False
     similarity: bool = False
+    zero: bool = True
+    arms: str = ""
     random: bool = False
     per_layer: bool = True
+    per_head: bool = False
     by_label: bool = False
 
     def __post_init__(self) -> None:
@@ -134,8 +146,8 @@ class Metric:
 
     def _problems(self) -> Iterator[tuple[bool, str]]:
         yield (
-            not re.fullmatch(r"[a-z][a-z0-9_]*", str(self.name)) or self.name == FAILED,
-            ("a name is of lower-case letters, digits and '_', a letter first, and not 'failed'"),
+            not re.fullmatch(r"[a-z][a-z0-9_]*", str(self.name)) or self.name in (FAILED, ZERO),
+            ("a name is of lower-case letters, digits and '_', a letter first, and not 'failed' or 'zero'"),
         )
         for field in ("label", "description"):
             text = getattr(self, field)
@@ -153,12 +165,26 @@ class Metric:
         yield len(self.bounds) != 2, "bounds: must be the least and the greatest value, None for no bound"
         yield self.similarity and "icl-ft" not in self.conditions, "similarity: is one of icl-ft alone"
         yield self.similarity and self.shown == "summary", "similarity: must be shown in tables or figures"
+        yield (
+            self.share and self.bounds not in ((0.0, 1.0), (0.0, 100.0)),
+            "share: its bounds are 0 and 1, or 0 and 100",
+        )
+        yield (
+            bool(self.arms) and self.arms not in CONDITIONS,
+            f"arms {self.arms!r}: is not one of {', '.join(CONDITIONS)}",
+        )
+        yield self.per_head and not self.per_layer, "per_head: a metric of heads has a value for each layer"
         yield self.similarity and self.random, "similarity: what is drawn at random is none"
 
     @property
     def switch(self) -> str:
         """The setting of `measures` that turns it on; empty: it is always measured."""
         return FAMILIES[self.family].switch
+
+    @property
+    def above_zero(self) -> bool:
+        """Whether it is compared with 0, what it would be without a link."""
+        return self.similarity and self.zero and not self.baselines
 
     @property
     def headline(self) -> bool:

@@ -54,6 +54,14 @@ def in_time(cases: Sequence[Case], seconds_a_case: float) -> Iterator[tuple[Case
 
 
 @dataclass(frozen=True)
+class Finished:
+    """The rows of a finished batch, and its values by example, if any are kept."""
+
+    rows: pa.Table
+    examples: pa.Table | None = None
+
+
+@dataclass(frozen=True)
 class _Batch:
     """Cases that are measured together; `lost` workers died with them before, in larger batches."""
 
@@ -101,8 +109,8 @@ class Measuring:
         self.held: list[Broken] = []
         self.again: deque[_Batch] = deque()
 
-    def batches(self, groups: Sequence[Sequence[Unit]]) -> Generator[pa.Table]:
-        """The rows of every finished batch.
+    def batches(self, groups: Sequence[Sequence[Unit]]) -> Generator[Finished]:
+        """Every finished batch.
 
         Raises
         ------
@@ -126,12 +134,12 @@ class Measuring:
                 if self.at_work:
                     yield from self._finished()
         if self.held:
-            yield self._release()
+            yield Finished(self._release())
 
-    def _take_in(self, group: Group) -> Iterator[pa.Table]:
+    def _take_in(self, group: Group) -> Iterator[Finished]:
         """Queue a group, in parts if a whole one would take very long."""
         if group.broken:
-            yield measurement_table([case.row() for case in group.broken])
+            yield Finished(measurement_table([case.row() for case in group.broken]))
         for cases in in_time(group.cases, self.seconds.get(group.control.name, 0.0)):
             self.again.append(_Batch(group.control, cases, 1 + self.execution.retries))
 
@@ -142,7 +150,7 @@ class Measuring:
         )
         self.at_work[reference] = batch
 
-    def _finished(self) -> Iterator[pa.Table]:
+    def _finished(self) -> Iterator[Finished]:
         ready, _ = ray.wait(list(self.at_work), timeout=_WAIT_SECONDS)
         for reference in ready:
             batch = self.at_work.pop(reference)
@@ -152,13 +160,13 @@ class Measuring:
             else:
                 yield from self._measured(batch, found)
 
-    def _measured(self, batch: _Batch, found: Measured) -> Iterator[pa.Table]:
+    def _measured(self, batch: _Batch, found: Measured) -> Iterator[Finished]:
         if len(found.broken) == len(batch.cases):
             self._hold(found.broken)
             return
         self.seconds[batch.control.name] = found.seconds / len(batch.cases)
         self.held += found.broken
-        yield pa.concat_tables([found.rows, self._release()])
+        yield Finished(pa.concat_tables([found.rows, self._release()]), found.examples)
 
     def _lost(self, batch: _Batch, found: Lost) -> None:
         if len(batch.cases) > 1:

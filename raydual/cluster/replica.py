@@ -76,9 +76,10 @@ class Broken:
 
 @dataclass(frozen=True)
 class Measured:
-    """The rows of a batch, the cases of it that broke (they have no rows), and how long it took."""
+    """The rows of a batch, its values by example, the cases that broke (they have neither), and how long it took."""
 
     rows: pa.Table
+    examples: pa.Table | None
     broken: tuple[Broken, ...]
     seconds: float
 
@@ -129,8 +130,11 @@ class ReplicaActor:
         self.prepare(key, shared)
         measurer, batch = self._measurer(key, settings), list(ray.get(cases[0]))
         PULSE.begin(len(batch))
-        rows, broken = _each(batch, lambda some: measurer.measure(control, some), control)
-        return Measured(measurement_table(rows), tuple(broken), time.monotonic() - started)
+        found, broken = _each(batch, lambda some: measurer.measure_all(control, some), control)
+        rows = measurement_table(row for part in found for row in part.rows)
+        tables = [table for part in found for table in part.examples]
+        examples = pa.concat_tables(tables).combine_chunks() if tables else None
+        return Measured(rows, examples, tuple(broken), time.monotonic() - started)
 
     def score_slice(self, key: str, shared: list[Any], seed: int, start: int, end: int) -> dict[str, Any]:
         """How many of the selection examples from `start` to `end` a seed gets right, or why it cannot be scored."""
@@ -191,11 +195,11 @@ def _queries_key(study: Study) -> str:
 
 
 def _each(
-    batch: Sequence[Case], measure: Callable[[Sequence[Case]], list[Row]], control: Control
-) -> tuple[list[Row], list[Broken]]:
-    """The rows of a batch, and the cases that an error keeps from being measured."""
+    batch: Sequence[Case], measure: Callable[[Sequence[Case]], Result], control: Control
+) -> tuple[list[Result], list[Broken]]:
+    """What measuring a batch gives, and the cases that an error keeps from being measured."""
     try:
-        return measure(batch), []
+        return [measure(batch)], []
     except UserError:
         raise
     except Exception as error:
@@ -204,7 +208,7 @@ def _each(
         if len(batch) == 1:
             return [], [Broken(batch[0].context.seed, control.name, in_one_line(error))]
     found = [_each([case], measure, control) for case in batch]
-    return [row for rows, _ in found for row in rows], [case for _, broken in found for case in broken]
+    return [part for parts, _ in found for part in parts], [case for _, broken in found for case in broken]
 
 
 def _or_reason(score: Callable[[], dict[str, Any]], otherwise: dict[str, Any]) -> dict[str, Any]:

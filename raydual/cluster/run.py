@@ -85,9 +85,9 @@ class OnRay:
         )
         try:
             with closing(measuring.batches(groups)) as batches:
-                for rows in batches:
-                    self.run.write_measurements(rows)
-                    progress.advance(len(rows["seed"].unique()), news.update(rows))
+                for batch in batches:
+                    self.run.write_measurements(batch.rows, batch.examples)
+                    progress.advance(len(batch.rows["seed"].unique()), news.update(batch.rows))
         except TooManyFailedError as error:
             kept = not is_unused(self.run.storage)
             remedy = (

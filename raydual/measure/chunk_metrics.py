@@ -7,9 +7,10 @@ from raydual.catalogue.entries import CATALOGUE
 from raydual.catalogue.marks import of_recordings
 from raydual.measure.recordings import Noise, Recordings
 from raydual.measure.weight_updates import simdw
-from raydual.metrics.similarity import cosine, relative_norm, simam, simaou, unit
+from raydual.metrics.similarity import cosine, relative_norm, simam_of_heads, simaou, unit
 
 Layers = Float[Tensor, "G n layers"]
+Heads = Float[Tensor, "G n layers heads"]
 
 
 @of_recordings(CATALOGUE["simaou"])
@@ -39,31 +40,31 @@ def update_norms(found: Recordings) -> dict[str, Layers]:
 
 
 @of_recordings(CATALOGUE["simam"])
-def maps(found: Recordings) -> dict[str, Layers]:
+def maps(found: Recordings) -> dict[str, Heads]:
     """SimAM and its zero-shot baseline."""
     return _similar(found.scores)
 
 
 @of_recordings(CATALOGUE["delta_simam"])
-def changes_of_maps(found: Recordings) -> Layers:
+def changes_of_maps(found: Recordings) -> Heads:
     """ΔSimAM."""
-    return simam(found.scores["icl"], found.scores["ft"], found.scores["zsl"])
+    return simam_of_heads(found.scores["icl"], found.scores["ft"], found.scores["zsl"])
 
 
 @of_recordings(CATALOGUE["simam_softmax"])
-def weights(found: Recordings) -> dict[str, Layers]:
+def weights(found: Recordings) -> dict[str, Heads]:
     """SimAM after the softmax."""
     return _similar(found.directions)
 
 
 @of_recordings(CATALOGUE["delta_simam_softmax"])
-def changes_of_weights(found: Recordings) -> Layers:
+def changes_of_weights(found: Recordings) -> Heads:
     """ΔSimAM after the softmax."""
-    return simam(found.weights["icl"], found.weights["ft"], found.weights["zsl"])
+    return simam_of_heads(found.weights["icl"], found.weights["ft"], found.weights["zsl"])
 
 
-def _similar(of: dict[str, Tensor]) -> dict[str, Layers]:
-    return {"icl-ft": simam(of["icl"], of["ft"]), "icl-zsl": simam(of["icl"], of["zsl"])}
+def _similar(of: dict[str, Tensor]) -> dict[str, Heads]:
+    return {"icl-ft": simam_of_heads(of["icl"], of["ft"]), "icl-zsl": simam_of_heads(of["icl"], of["zsl"])}
 
 
 @of_recordings(CATALOGUE["simdual"])
@@ -79,6 +80,7 @@ def relaxed_updates(found: Recordings) -> Layers:
 
 
 @of_recordings(CATALOGUE["lambda"])
-def demonstration_mass(found: Recordings) -> Layers:
-    """λ, mean over heads."""
-    return found.icl["context_mass"].mean(dim=-1)
+def demonstration_mass(found: Recordings) -> Heads:
+    """λ."""
+    # A copy: what is recorded may be changed in place later.
+    return found.icl["context_mass"].clone()

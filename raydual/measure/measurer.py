@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from raydual.measure.examples import Found
 from raydual.measure.grouping import Groups, group_size
 from raydual.measure.rows import Row
 from raydual.measure.seeds import SeedMeasurer, ZeroShot
@@ -57,13 +58,17 @@ class Measurer:
 
     def measure(self, control: Control, cases: Sequence[Case]) -> list[Row]:
         """The metric rows of every case, marked as the control's."""
-        if control.weights == "trained":
-            rows = self._measure(self.for_control(control), control, cases)
-        else:
-            rows = [row for case in cases for row in self._measure(self._fresh(case, control), control, [case])]
-        return [{**row, "control": control.name} for row in rows]
+        return self.measure_all(control, cases).rows
 
-    def _measure(self, seeds: SeedMeasurer, control: Control, cases: Sequence[Case]) -> list[Row]:
+    def measure_all(self, control: Control, cases: Sequence[Case]) -> Found:
+        """The metric rows of every case, and its values by example, marked as the control's."""
+        if control.weights == "trained":
+            parts = self._measure(self.for_control(control), control, cases)
+        else:
+            parts = [part for case in cases for part in self._measure(self._fresh(case, control), control, [case])]
+        return Found.joined(parts, control.name)
+
+    def _measure(self, seeds: SeedMeasurer, control: Control, cases: Sequence[Case]) -> list[Found]:
         settings = self.settings
         if control.step == "layer_causal":
             settings = settings.model_copy(update={"gradient": "layer_causal"})
@@ -73,12 +78,12 @@ class Measurer:
                 group_size(self.loaded, seeds.queries, cases[0].context, settings, execution, self.memory_share)
             )
 
-        def measured(group: Sequence[Case]) -> list[Row]:
+        def measured(group: Sequence[Case]) -> Found:
             others = [case.tuned_on for case in group if case.tuned_on]
             sets = [case.context for case in group]
-            return seeds.measure(sets, settings, tuned_on=others, at_random=control.step == "random")
+            return seeds.measure_all(sets, settings, tuned_on=others, at_random=control.step == "random")
 
-        return [row for rows in self.groups.each(cases, measured) for row in rows]
+        return list(self.groups.each(cases, measured))
 
     def _fresh(self, case: Case, control: Control) -> SeedMeasurer:
         """What measures on an untrained model, drawn for this seed alone."""

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from raydual.catalogue.entries import CATALOGUE, MetricError, of_label
 from raydual.catalogue.marks import Measure, Value, of_predictions
@@ -16,11 +16,15 @@ from raydual.metrics.prediction import Recall, jaccard, kappa, rec2ftp, reverse_
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one condition predicted: label ids `[examples]`, and whether the label and the greedy token are right."""
+    """What one condition predicted: label ids `[examples]`, and whether the label and the greedy token are right.
+
+    `scores` `[examples, labels]` are mean log-probabilities of the label words.
+    """
 
     label: Int[np.ndarray, "examples"]
     right: Bool[np.ndarray, "examples"]
     greedy_right: Bool[np.ndarray, "examples"]
+    scores: Float[np.ndarray, "examples labels"]
 
 
 @dataclass(frozen=True)

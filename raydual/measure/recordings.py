@@ -148,13 +148,13 @@ class Recordings:
 
 @record_function("metrics")
 def recorded_values(functions: Sequence[Measure], found: Recordings) -> dict[Key, Float[Tensor, "G n ..."]]:
-    """The metrics of recordings: `[G, n, layers]`, `[G, n]` of those without layers."""
+    """The metrics of recordings: `[G, n, layers]`; `[G, n]` without layers, `[G, n, layers, heads]` with heads."""
     values: dict[Key, Tensor] = {}
     for one in functions:
         arguments = (found, Noise(one.metric.name, found)) if one.metric.random else (found,)
-        layers = one.metric.per_layer
-        axes, shape = ("seeds, examples, layers", found.shape) if layers else ("seeds, examples", found.shape[:2])
-        values |= arrays(one, arguments, shape, axes, found.sound)
+        axes = ["seeds", "examples", *["layers"] * one.metric.per_layer, *["heads"] * one.metric.per_head]
+        shape = (*found.shape, found.model.config.num_attention_heads)[: len(axes)]
+        values |= arrays(one, arguments, shape, ", ".join(axes), found.sound)
     return values
 
 

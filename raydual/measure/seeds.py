@@ -2,10 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 from torch.profiler import record_function
@@ -14,6 +15,7 @@ from raydual.catalogue.entries import Key
 from raydual.catalogue.marks import Measure, Of
 from raydual.data.prompts import DemonstrationSet, Queries
 from raydual.measure.conditions import Chunk, Outcome, make_chunks, run_condition
+from raydual.measure.examples import Found, example_table
 from raydual.measure.functions import functions_of
 from raydual.measure.nulls import SeedValues, drawn_values
 from raydual.measure.prediction_metrics import Predictions, SeedPredictions, predicted_values
@@ -41,6 +43,30 @@ class ZeroShot:
     """
 
     chunks: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """What every example gave: values `[G, examples, layers]`, those of heads where they are kept, predictions."""
+
+    values: dict[Key, np.ndarray]
+    heads: dict[Key, np.ndarray]
+    predictions: list[SeedPredictions]
+
+
+@dataclass
+class _Gathered:
+    """Chunks of values as they come: of layers, and on the host those of heads if they are to be kept."""
+
+    with_heads: bool
+    values: dict[Key, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+    heads: dict[Key, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, key: Key, value: Tensor) -> None:
+        """Take in `[G, n]`, `[G, n, layers]` or `[G, n, layers, heads]`; a layer's value is the mean of its heads."""
+        if value.ndim == 4 and self.with_heads:
+            self.heads[key].append(value.cpu())
+        self.values[key].append(value.mean(dim=-1) if value.ndim == 4 else value)
 
 
 class SeedMeasurer:
@@ -91,11 +117,22 @@ class SeedMeasurer:
         tuned_on: Sequence[DemonstrationSet] | None = None,
         at_random: bool = False,
     ) -> list[Row]:
-        """The metric rows of every seed in `sets`; a seed that fails for its own reasons has one row that says why.
+        """The metric rows of every seed in `sets`: those of `measure_all`."""
+        return self.measure_all(sets, settings, tuned_on=tuned_on, at_random=at_random).rows
 
-        The training tokens of the rank metrics are always those of the seed's own fine-tuning. For the `ft` condition
-        the model may be another: the one fine-tuned on the demonstrations `tuned_on`, one for each of `sets`, or one
-        that moved by as much `at_random`.
+    def measure_all(
+        self,
+        sets: Sequence[DemonstrationSet],
+        settings: Finetune | None = None,
+        *,
+        tuned_on: Sequence[DemonstrationSet] | None = None,
+        at_random: bool = False,
+    ) -> Found:
+        """The metric rows of every seed in `sets`, and its values by example, if the sweep keeps any.
+
+        A seed that fails for its own reasons has one row that says why. The training tokens of the rank metrics are
+        always those of the seed's own fine-tuning. For the `ft` condition the model may be another: the one fine-tuned
+        on the demonstrations `tuned_on`, one for each of `sets`, or one that moved by as much `at_random`.
 
         Raises
         ------
@@ -103,17 +140,18 @@ class SeedMeasurer:
         """
         settings = settings or self.config.finetune
         limit = self.model.config.max_position_embeddings
-        rows, fitting = [], []
+        failed, fitting = [], []
         for place, demonstrations in enumerate(sets):
             reason = too_long(demonstrations, self.queries, limit)
             if reason:
-                rows.append(failure_row(demonstrations.seed, reason))
+                failed.append(failure_row(demonstrations.seed, reason))
             else:
                 fitting.append(place)
-        if fitting:
-            others = [tuned_on[place] for place in fitting] if tuned_on else None
-            rows += self._measure_fitting([sets[place] for place in fitting], settings, others, at_random)
-        return rows
+        if not fitting:
+            return Found(failed, [])
+        others = [tuned_on[place] for place in fitting] if tuned_on else None
+        found = self._measure_fitting([sets[place] for place in fitting], settings, others, at_random)
+        return Found(failed + found.rows, found.examples)
 
     def _measure_fitting(
         self,
@@ -121,7 +159,7 @@ class SeedMeasurer:
         settings: Finetune,
         others: list[DemonstrationSet] | None,
         at_random: bool,
-    ) -> list[Row]:
+    ) -> Found:
         tuned = finetune(self.model, sets, settings, self.fields["train"])
         PULSE.done += len(sets) / (len(self.chunks) + 1)
         training = training_tokens(sets, tuned, self.config.measures.query_field)
@@ -129,41 +167,66 @@ class SeedMeasurer:
             tuned = finetune(self.model, others, settings)
         if at_random:
             tuned = random_step(self.model, tuned, [s.seed for s in sets], self.config.measures.noise_seed)
-        values, predictions = self._examples(sets, training, tuned)
+        examples = self._examples(sets, training, tuned)
         rows: list[Row] = []
+        tables = []
         for group, demonstrations in enumerate(sets):
             seed = demonstrations.seed
             if not bool(tuned.finite[group]):
                 rows.append(failure_row(seed, f"fine-tuning diverged at learning rate {settings.learning_rate:g}"))
                 continue
-            for metric, condition, found in predicted_values(self._of("predictions"), predictions[group]):
+            predictions = examples.predictions[group]
+            for metric, condition, found in predicted_values(self._of("predictions"), predictions):
                 rows.append(value_row(seed, metric, condition, found))
-            of_seed = {key: found[group] for key, found in values.items()}
-            for (metric, condition), x in (of_seed | self._drawn(seed, of_seed)).items():
+            of_seed = {key: found[group] for key, found in examples.values.items()}
+            of_seed |= self._drawn(seed, of_seed)
+            for (metric, condition), x in of_seed.items():
                 rows += (
                     layer_rows(seed, metric, condition, x) if x.ndim == 2 else [example_row(seed, metric, condition, x)]
                 )
-        return rows
+            if self.config.examples != "off":
+                heads = {key: found[group] for key, found in examples.heads.items()}
+                tables.append(self._table(seed, predictions, of_seed, heads))
+        return Found(rows, tables)
+
+    def _table(
+        self,
+        seed: int,
+        predictions: SeedPredictions,
+        values: Mapping[Key, np.ndarray],
+        heads: Mapping[Key, np.ndarray],
+    ) -> pa.Table:
+        """A seed's rows of `examples/`, in the order of the measured set."""
+        return example_table(
+            seed, predictions, {key: self._by_place(x) for key, x in values.items()}, heads,
+            self.config.task.label_words, self.config.catalogue, self.config.examples,
+        )  # fmt: skip
+
+    def _by_place(self, x: np.ndarray) -> np.ndarray:
+        """Values in the order of the set, where only the first examples have them, and so are in that of the chunks."""
+        if len(x) == len(self.order):
+            return x
+        places = np.argsort(self.order)
+        return x[np.argsort(places[places < len(x)])]
 
     @torch.inference_mode()
-    def _examples(
-        self, sets: list[DemonstrationSet], training: list[Training], tuned: Tuned
-    ) -> tuple[dict[Key, np.ndarray], list[SeedPredictions]]:
-        """Per example: the values of metrics `[G, examples, layers]`, and each seed's predictions."""
+    def _examples(self, sets: list[DemonstrationSet], training: list[Training], tuned: Tuned) -> _Examples:
         inputs = Recorder(("attn_in",))
         prefix, real = self.encode(sets, inputs)
         contexts = context_updates(self.model, inputs.layers["attn_in"], real)
-        values, outcomes = defaultdict(list), defaultdict(list)
+        gathered, outcomes = _Gathered(self.config.examples == "heads"), defaultdict(list)
         for chunk, passes, simdual in self.passes(prefix, tuned):
             for name, outcome in passes.items():
-                outcomes[name].append((outcome.prediction.view(-1, len(chunk.index)), outcome.greedy))
+                shape = (-1, len(chunk.index))
+                found = (outcome.prediction.view(shape), outcome.greedy.view(shape))
+                outcomes[name].append((*found, outcome.scores.view(*shape, outcome.scores.shape[1])))
             for key, value in self._values(chunk, passes, simdual, training, tuned, contexts).items():
-                values[key].append(value)
+                gathered.add(key, value)
             PULSE.done += len(sets) / (len(self.chunks) + 1)
         zsl, icl, ft = (self._predictions(outcomes[name], len(sets)) for name in ("zsl", "icl", "ft"))
         gold, labels = np.asarray(self.queries.labels), len(self.queries.label_tokens)
-        found = [SeedPredictions(*one, gold, labels) for one in zip(zsl, icl, ft, strict=True)]
-        return self._in_order(values), found
+        predictions = [SeedPredictions(*one, gold, labels) for one in zip(zsl, icl, ft, strict=True)]
+        return _Examples(self._in_order(gathered.values), self._in_order(gathered.heads), predictions)
 
     def _values(
         self,
@@ -174,7 +237,7 @@ class SeedMeasurer:
         tuned: Tuned,
         contexts: Sequence[Tensor],
     ) -> dict[Key, Tensor]:
-        """The metrics of a chunk that are taken example by example: `[G, n, layers]`."""
+        """The metrics of a chunk that are taken example by example: `[G, n, layers]`, or with an axis of heads too."""
         seeds = torch.tensor([one.seed for one in training], device=chunk.labels.device)
         zsl, icl, ft = (Pass.of(passes[name], len(seeds) if name != "zsl" else 1) for name in ("zsl", "icl", "ft"))
         measures = self.config.measures
@@ -227,15 +290,16 @@ class SeedMeasurer:
         joined = {key: torch.cat(parts, dim=1).double().cpu().numpy() for key, parts in values.items()}
         return {key: x[:, self.order] if x.shape[1] == len(self.order) else x for key, x in joined.items()}
 
-    def _predictions(self, outcomes: list[tuple[Tensor, Tensor]], count: int) -> list[Predictions]:
-        """Each seed's predictions, from the labels `[1 or G, n]` and greedy tokens of every chunk."""
-        labels = torch.cat([label for label, _ in outcomes], dim=1).cpu().numpy()[:, self.order]
-        greedy = torch.cat([tokens.view(label.shape) for label, tokens in outcomes], dim=1).cpu().numpy()[:, self.order]
+    def _predictions(self, outcomes: list[tuple[Tensor, Tensor, Tensor]], count: int) -> list[Predictions]:
+        """Each seed's predictions, from the labels and greedy tokens `[1 or G, n]`, and the scores, of every chunk."""
+        parts = zip(*outcomes, strict=True)
+        whole = [torch.cat(part, dim=1).cpu().numpy()[:, self.order] for part in parts]
+        labels, greedy, scores = (np.broadcast_to(x, (count, *x.shape[1:])) for x in whole)
         gold = np.asarray(self.queries.labels)
         gold_tokens = np.asarray([word[0] for word in self.queries.label_tokens])[gold]
         return [
-            Predictions(found, found == gold, tokens == gold_tokens)
-            for found, tokens in zip(*(np.broadcast_to(x, (count, len(gold))) for x in (labels, greedy)), strict=True)
+            Predictions(found, found == gold, tokens == gold_tokens, of_labels)
+            for found, tokens, of_labels in zip(labels, greedy, scores, strict=True)
         ]
 
     def _drawn(self, seed: int, values: dict[Key, np.ndarray]) -> dict[Key, np.ndarray]:

@@ -96,7 +96,16 @@ def simam(
     With `base`, ΔSimAM (Deutch): cos(scores - base, other - base). Tokens that do not count must be 0 in all
     arguments. NaN where a head's cosine is undefined.
     """
+    found = simam_of_heads(scores, other, base)
+    return array_namespace(found).mean(found, axis=-1)
+
+
+def simam_of_heads(
+    scores: Float[Array, "*#batch heads tokens"],
+    other: Float[Array, "*#batch heads tokens"],
+    base: Float[Array, "*#batch heads tokens"] | None = None,
+) -> Float[Array, "*#batch heads"]:
+    """The cosine of each head, whose mean is SimAM; the arguments are those of `simam`."""
     if base is not None:
         scores, other = scores - base, other - base
-    xp = array_namespace(scores, other)
-    return xp.mean(cosine(scores, other), axis=-1)
+    return cosine(scores, other)

@@ -6,12 +6,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from jaxtyping import Float
 
 from raydual.data.prompts import DemonstrationSet, Queries
 from raydual.data.tokens import encode
 from raydual.errors import UserError
+from raydual.measure.examples import Found
 from raydual.measure.measurer import Measurer
 from raydual.measure.rows import Row
 from raydual.measure.scoring import Scorer
@@ -112,13 +114,28 @@ class Laboratory:
         UserError
             The seed cannot be measured, with the reason, or there is no such control.
         """
+        return self._measure(seed, control).rows
+
+    def examples(self, seed: int, control: str = MEASUREMENT.name) -> pa.Table:
+        """The values by example of a seed, or of a control of it, as a sweep keeps them (docs/examples.md).
+
+        Raises
+        ------
+        UserError
+            As `measure`, or the settings keep none (`examples: off`).
+        """
+        if self.study.config.examples == "off":
+            raise UserError("examples: is off, so no values by example are kept; leave it out, or say overall")
+        return pa.concat_tables(self._measure(seed, control).examples)
+
+    def _measure(self, seed: int, control: str) -> Found:
         unit = self.study.unit(seed, control_named(control), self.seeds)
         case = self.study.case(self.loaded.tokenizer, unit)
         self._fitting(case.context)
-        rows = self.measurer.measure(unit.control, [case])
-        if rows[0]["metric"] == FAILED:
-            raise UserError(f"seed {seed}: {rows[0]['reason']}")
-        return rows
+        found = self.measurer.measure_all(unit.control, [case])
+        if found.rows[0]["metric"] == FAILED:
+            raise UserError(f"seed {seed}: {found.rows[0]['reason']}")
+        return found
 
     def evaluate(self, seed: int, control: str = MEASUREMENT.name) -> Evaluation:
         """Zero-shot, in-context and fine-tuned accuracy of a seed, or of a control of it."""

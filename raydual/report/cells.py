@@ -88,7 +88,8 @@ def _verdict_rows(data: Compared) -> Iterator[dict[str, Any]]:
         cells = []
         for of_run in found.values():
             standing = of_run.get(metric.name)
-            answers = [(answer, standing.having(answer)) for answer in SIGNS] if standing else []
+            judged = standing.verdicts.items() if standing else ()
+            answers = [(answer, [name for name, one in judged if one.verdict == answer]) for answer in SIGNS]
             cells.append([(answer, ", ".join(names)) for answer, names in answers if names])
         yield {"name": metric.name, "label": metric.label, "cells": cells}
 

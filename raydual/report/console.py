@@ -3,20 +3,23 @@
 from collections.abc import Iterator
 
 from raydual.catalogue.entries import CONDITIONS, OVERALL
-from raydual.report.words import digits_of, interval, number
+from raydual.report.words import OVER_BOTH, OVER_SEEDS, digits_of, interval, interval_both, number
 from raydual.run_directory.directory import NO_CONTROL, RunDirectory
 
 
 def headline_lines(run: RunDirectory) -> Iterator[str]:
-    """A short table: metric, condition, mean over seeds and its 95 % interval."""
+    """A short table: metric, condition, mean over seeds, its 95 % intervals, and of what they speak."""
     catalogue = run.config().catalogue
     rows = [
         row
         for row in run.summary().to_pylist()
         if row["layer"] == OVERALL and row["control"] == NO_CONTROL and catalogue[row["metric"]].headline
     ]
-    yield f"{'':50}{'mean':>8}   {'95 % interval':<18}{'seeds':>5}"
+    yield f"{'means over seeds, 95 % intervals for':<50}{'mean':>8}   {OVER_SEEDS:<29}{OVER_BOTH:<26}{'seeds':>5}"
     for row in rows:
         metric = catalogue[row["metric"]]
         name, digits = f"{metric.label}, {CONDITIONS[row['condition']]}", digits_of(metric)
-        yield f"{name:<50}{number(row['mean'], digits):>8}   {interval(row, digits):<18}{row['n']:>5}"
+        yield (
+            f"{name:<50}{number(row['mean'], digits):>8}   {interval(row, digits):<29}"
+            f"{interval_both(row, digits):<26}{row['n']:>5}"
+        )

@@ -19,7 +19,7 @@ from raydual.report.standing import (
     standings,
     verdict,
 )
-from raydual.report.words import DASH, digits_of, interval, number, p_value, with_interval
+from raydual.report.words import DASH, digits_of, interval, layers_in_words, number, p_value, with_interval
 from raydual.settings.controls import MEASUREMENT
 
 
@@ -118,7 +118,8 @@ def _row(series: str, look: theme.Look, row: Row | None) -> Row:
 def standing_table(data: RunData) -> dict[str, Any]:
     """Columns, and for each similarity its mean, and sign and n for each column that it was compared with."""
     found = standings(data)
-    columns = list(dict.fromkeys(name for standing in found for name in standing.verdicts))
+    all_judged = {name: one for standing in found for name, one in standing.verdicts.items()}
+    columns = sorted(all_judged, key=lambda name: all_judged[name].is_control)
     rows = [
         {
             "name": s.metric.name,
@@ -126,6 +127,7 @@ def standing_table(data: RunData) -> dict[str, Any]:
             "verdict": _in_all(s),
             "mean": number(s.row["mean"], digits_of(s.metric)),
             "interval": interval(s.row, digits_of(s.metric)),
+            "layers": _layers(s),
             "cells": [_judged(s.verdicts.get(name)) for name in columns],
         }
         for s in found
@@ -146,6 +148,13 @@ def _in_all(standing: Standing) -> str:
     return "not above all" if standing.is_refuted else "not shown"
 
 
+def _layers(standing: Standing) -> str:
+    """The layers in which a similarity is above all that it was compared with."""
+    if not standing.metric.per_layer:
+        return ""
+    return layers_in_words(standing.layers) if standing.layers else "none"
+
+
 def _judged(judged: Judged | None) -> dict[str, str]:
     if judged is None:
         return {"sign": "", "verdict": "", "n": ""}
@@ -154,11 +163,12 @@ def _judged(judged: Judged | None) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Cell:
-    """A control's mean, and how the measurement differs from it, over how many seeds."""
+    """The means of a control and of the measurement over the n seeds that both have, and how they differ."""
 
     mean: str
     sign: str
     verdict: str
+    measured: str
     difference: str
     n: str
 
@@ -181,14 +191,19 @@ def control_table(data: RunData) -> list[dict[str, Any]]:
 def _cells(data: RunData, metric: Metric, condition: str) -> Iterator[Cell]:
     digits = digits_of(metric)
     for control in data.controls:
-        row = data.control_values.get((metric.name, condition, control.name))
-        compared = data.control_comparisons.get((metric.name, condition, control.name))
-        if row is None or compared is None or not compared["n"]:
-            yield Cell(DASH, "", "", "", "")
+        compared = data.against_control(metric.name, condition, control.name)
+        if compared is None or not compared["n"]:
+            yield Cell(DASH, "", "", "", "", "")
             continue
         answer = verdict(compared, control.draws_models)
-        said = _difference(compared, answer, digits)
-        yield Cell(number(row["mean"], digits), SIGNS[answer], answer, said, str(compared["n"]))
+        yield Cell(
+            number(compared["baseline_mean"], digits),
+            SIGNS[answer],
+            answer,
+            number(compared["mean"], digits),
+            _difference(compared, answer, digits),
+            str(compared["n"]),
+        )
 
 
 def _difference(compared: Row, answer: str, digits: int) -> str:

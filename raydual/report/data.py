@@ -101,43 +101,36 @@ class RunData:
         return {tuple(str(row[name]) for name in names): row["count_all"] for row in sorted(rows, key=str)}  # type: ignore[misc]
 
     @cached_property
-    def _compared(self) -> list[Row]:
+    def _comparison_rows(self) -> list[Row]:
         return self.run.comparisons().filter(pc.field("control") == NO_CONTROL).to_pylist()
 
     @cached_property
-    def _comparison_rows(self) -> list[Row]:
-        return [row for row in self._compared if row["layer"] == OVERALL]
-
-    @cached_property
-    def layer_comparisons(self) -> dict[tuple[str, str, int], list[Row]]:
-        """All comparisons of a metric in a layer, by (metric, condition, layer)."""
-        found: dict[tuple[str, str, int], list[Row]] = {}
-        for row in self._compared:
-            if row["layer"] != OVERALL:
-                found.setdefault((row["metric"], row["condition"], row["layer"]), []).append(row)
+    def comparisons(self) -> dict[tuple[str, str, str], dict[int, Row]]:
+        """The comparisons with baselines, by (metric, baseline, baseline's condition) and layer."""
+        found: dict[tuple[str, str, str], dict[int, Row]] = {}
+        for row in self._comparison_rows:
+            if row["baseline_control"] == NO_CONTROL:
+                key = row["metric"], row["baseline"], row["baseline_condition"]
+                found.setdefault(key, {})[row["layer"]] = row
         return found
 
     @cached_property
-    def comparisons(self) -> dict[tuple[str, str, str], Row]:
-        """The overall comparisons with baselines, by (metric, baseline, baseline's condition)."""
-        return {
-            (row["metric"], row["baseline"], row["baseline_condition"]): row
-            for row in self._comparison_rows
-            if row["baseline_control"] == NO_CONTROL
-        }
-
-    @cached_property
-    def control_comparisons(self) -> dict[tuple[str, str, str], Row]:
-        """The overall comparisons with the same metric in a control, by (metric, condition, control)."""
-        return {
-            (row["metric"], row["condition"], row["baseline_control"]): row
-            for row in self._comparison_rows
-            if row["baseline_control"] != NO_CONTROL
-        }
+    def control_comparisons(self) -> dict[tuple[str, str, str], dict[int, Row]]:
+        """The comparisons with the same metric in a control, by (metric, condition, control) and layer."""
+        found: dict[tuple[str, str, str], dict[int, Row]] = {}
+        for row in self._comparison_rows:
+            if row["baseline_control"] != NO_CONTROL:
+                key = row["metric"], row["condition"], row["baseline_control"]
+                found.setdefault(key, {})[row["layer"]] = row
+        return found
 
     def against(self, metric: str, baseline: str, condition: str) -> Row | None:
         """The overall comparison of a metric with a baseline, or None if it was not made."""
-        return self.comparisons.get((metric, baseline, condition))
+        return self.comparisons.get((metric, baseline, condition), {}).get(OVERALL)
+
+    def against_control(self, metric: str, condition: str, control: str) -> Row | None:
+        """The overall comparison of a metric with itself in a control, or None if it was not made."""
+        return self.control_comparisons.get((metric, condition, control), {}).get(OVERALL)
 
     def overall(self, metric: str, condition: str) -> Row | None:
         """The overall summary row of a metric, or None if it was not measured."""

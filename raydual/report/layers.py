@@ -8,7 +8,7 @@ from raydual.report import theme
 from raydual.report.charts import Chart, Row, interval_hover, limits, looks, only, word
 from raydual.report.data import RunData
 from raydual.report.panels import Drawn, panels_through_layers
-from raydual.report.standing import ABOVE, verdict
+from raydual.report.standing import standings
 from raydual.report.words import digits_of
 from raydual.settings.controls import Control
 
@@ -32,26 +32,6 @@ def layer_charts(data: RunData) -> list[Chart]:
     return charts
 
 
-def layers_above(data: RunData, metric: Metric) -> list[int]:
-    """The layers in which a metric is above its baselines (0 if it has none) and the controls without a learnt link."""
-    nulls = {control.name: control for control in data.controls if control.is_null}
-    found = []
-    for row in data.layers(metric.name, "icl-ft"):
-        compared = data.layer_comparisons.get((metric.name, "icl-ft", row["layer"]), [])
-        against = [
-            c
-            for c in compared
-            if c["baseline_control"] in nulls or c["baseline"] != metric.name or c["baseline_condition"] != "icl-ft"
-        ]
-        answers = [
-            verdict(c, c["baseline_control"] in nulls and nulls[c["baseline_control"]].draws_models) for c in against
-        ]
-        above_zero = bool(metric.baselines) or row["ci_low"] > 0
-        if metric.similarity and answers and above_zero and set(answers) == {ABOVE}:
-            found.append(row["layer"])
-    return found
-
-
 def _chart(data: RunData, title: str, drawn: Sequence[Drawn], controls: Sequence[Control]) -> Iterator[Chart]:
     own = drawn[0]
     series = [(one.name, one.look, one.baseline, data.layers(*one.key)) for one in drawn]
@@ -65,7 +45,7 @@ def _chart(data: RunData, title: str, drawn: Sequence[Drawn], controls: Sequence
         if rows:
             look = next(null_looks if control.is_null else variant_looks)
             series.append((control.label, look, True, rows))
-    above = set(layers_above(data, own.metric)) if controls or own.metric.baselines else set()
+    above = {layer for one in standings(data) if one.metric.name == own.metric.name for layer in one.layers}
     rows = [
         _row(name, one, aside, place == 0 and one["layer"] in above)
         for place, (name, _, aside, of_layers) in enumerate(series)

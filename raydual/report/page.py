@@ -1,5 +1,6 @@
 """`report.html`: one self-contained page, and its figures and their numbers as files beside it."""
 
+import math
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from raydual.catalogue.entries import CONDITIONS, Metric
+from raydual.catalogue.entries import CONDITIONS, OVERALL, Metric
+from raydual.plan.power import contrast_of, is_usable, power
 from raydual.report import theme
 from raydual.report.charts import Chart, library
 from raydual.report.controls import control_charts, control_table, standing_table, words_of
@@ -20,7 +22,7 @@ from raydual.report.methods import bibtex, facts, methods, subtitle
 from raydual.report.published import published_table
 from raydual.report.scatter import scatter_charts
 from raydual.report.search import search_charts
-from raydual.report.words import digits_of, findings, interval, number, with_difference, with_interval
+from raydual.report.words import digits_of, findings, interval, interval_both, number, with_difference, with_interval
 from raydual.run_directory.directory import RunDirectory
 from raydual.run_directory.storage import Storage
 
@@ -157,12 +159,14 @@ def _table_row(data: RunData, metric: Metric, row: Row) -> dict[str, Any]:
             compared = data.against(metric.name, name, condition)
             tested = f"; difference {with_difference(compared, digits)}" if compared and compared["n"] > 1 else ""
             beside.append(f"{label}: {with_interval(baseline, digits)}{tested}")
+    beside += [told] if (told := _detectable(data, metric, row["condition"], digits)) else []
     return {
         "name": metric.name,
         "label": metric.label,
         "condition": CONDITIONS[row["condition"]],
         "mean": number(row["mean"], digits),
         "interval": interval(row, digits),
+        "both": interval_both(row, digits),
         "sd": number(row["sd"], digits),
         "median": number(row["median"], digits),
         "range": f"{number(row['min'], digits)} to {number(row['max'], digits)}" if row["n"] else "-",
@@ -170,3 +174,27 @@ def _table_row(data: RunData, metric: Metric, row: Row) -> dict[str, Any]:
         "undefined": row["undefined"],
         "beside": beside,
     }
+
+
+def _detectable(data: RunData, metric: Metric, condition: str, digits: int) -> str | None:
+    """The smallest difference that the run could have found, beside what is the hardest to tell the metric from."""
+    found = []
+    for compared in (*data.comparisons.values(), *data.control_comparisons.values()):
+        row = compared[OVERALL]
+        if (row["metric"], row["condition"]) == (metric.name, condition) and is_usable(row):
+            contrast = contrast_of(row, metric, row["tests"])
+            found.append(power(contrast, row["n"], row["examples"] or 1))
+    if not found:
+        return None
+    hardest = max(found, key=lambda one: one.detectable)
+    if math.isinf(hardest.detectable):
+        return f"No difference from {hardest.against} can be found with so few seeds"
+    more = (
+        ""
+        if math.isnan(hardest.detectable_both)
+        else f" ({number(hardest.detectable_both, digits)} of other examples too)"
+    )
+    return (
+        f"Found four times of five: a difference from {hardest.against} of {number(hardest.detectable, digits)} or "
+        f"more{more}"
+    )

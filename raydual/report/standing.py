@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-from raydual.catalogue.entries import Metric
+from raydual.catalogue.entries import CONDITIONS, OVERALL, Metric
+from raydual.catalogue.metric import ZERO
 from raydual.report.data import Row, RunData
-from raydual.statistics.family import decide
 from raydual.statistics.flips import least_p
 
 SIGNIFICANT = 0.05
@@ -46,10 +46,16 @@ def is_within_margin(compared: Row) -> bool:
 
 @dataclass(frozen=True)
 class Judged:
-    """A verdict, and the number of seeds that it rests on."""
+    """A verdict, the number of seeds that it rests on, and the layers in which it is above.
+
+    `than` says in a sentence what is compared with; `is_control`: a control rather than a null or baseline.
+    """
 
     verdict: str
     n: int
+    layers: frozenset[int]
+    than: str
+    is_control: bool
 
 
 @dataclass(frozen=True)
@@ -70,9 +76,11 @@ class Standing:
         """Whether something is shown not to be below it: being above all of it is ruled out, not merely unproven."""
         return any(judged.verdict in (BELOW, EQUIVALENT) for judged in self.verdicts.values())
 
-    def having(self, verdict: str) -> list[str]:
-        """The names of what has a verdict."""
-        return [name for name, judged in self.verdicts.items() if judged.verdict == verdict]
+    @property
+    def layers(self) -> list[int]:
+        """The layers in which it is above all of it, each corrected over the layers."""
+        found = [judged.layers for judged in self.verdicts.values()]
+        return sorted(frozenset.intersection(*found)) if self.metric.per_layer else []
 
 
 def standings(data: RunData) -> list[Standing]:
@@ -80,26 +88,39 @@ def standings(data: RunData) -> list[Standing]:
     found = []
     for metric, row in data.headline():
         if metric.similarity and row["condition"] == "icl-ft" and row["n"] > 1:
-            verdicts = dict(_verdicts(data, metric, row))
+            verdicts = dict(_verdicts(data, metric))
             found += [Standing(metric, row, verdicts)] if verdicts else []
     return found
 
 
-def _verdicts(data: RunData, metric: Metric, row: Row) -> Iterator[tuple[str, Judged]]:
-    for name, condition in metric.baselines:
-        compared = data.against(metric.name, name, condition)
-        if compared and compared["n"]:
-            label = data.catalogue[name].label.split(", ")[-1].capitalize() if name != metric.name else "Zero-shot"
-            yield label, Judged(verdict(compared), compared["n"])
-    if not metric.baselines:
-        yield "Zero", Judged(verdict(_against_zero(data, metric, row)), row["n"])
+def _verdicts(data: RunData, metric: Metric) -> Iterator[tuple[str, Judged]]:
+    baselines = [*metric.baselines, *([(ZERO, "icl-ft")] if metric.above_zero else [])]
+    for name, condition in baselines:
+        compared = data.comparisons.get((metric.name, name, condition), {})
+        if _is_made(compared):
+            label, than = _of_baseline(data, metric, name, condition)
+            yield label, _judged(compared, than)
     for control in data.controls:
-        compared = data.control_comparisons.get((metric.name, "icl-ft", control.name))
-        if control.is_null and compared and compared["n"]:
-            yield control.label, Judged(verdict(compared, control.draws_models), compared["n"])
+        compared = data.control_comparisons.get((metric.name, "icl-ft", control.name), {})
+        if control.is_null and _is_made(compared):
+            yield control.label, _judged(compared, control.than, control.draws_models, is_control=True)
 
 
-def _against_zero(data: RunData, metric: Metric, row: Row) -> Row:
-    """Unrelated updates give 0: the metric is its own difference from its null."""
-    values, measures = data.seed_values[metric.name, row["condition"]], data.config.measures
-    return {**row, **asdict(decide(values[None], measures.margin_of(metric), measures.noise_seed)[0])}
+def _of_baseline(data: RunData, metric: Metric, name: str, condition: str) -> tuple[str, str]:
+    """A baseline's heading, and what is said of it in a sentence."""
+    if name == ZERO:
+        return "Zero", "unrelated updates (0)"
+    if name == metric.name:
+        return CONDITIONS[condition.rsplit("-", 1)[-1]].capitalize(), "before fine-tuning"
+    label = data.catalogue[name].label.split(", ")[-1].capitalize()
+    return label, f"the {label[0].lower()}{label[1:]}"
+
+
+def _is_made(compared: dict[int, Row]) -> bool:
+    return OVERALL in compared and compared[OVERALL]["n"] > 0
+
+
+def _judged(compared: dict[int, Row], than: str, draws_models: bool = False, is_control: bool = False) -> Judged:
+    above = [layer for layer, row in compared.items() if layer != OVERALL and verdict(row, draws_models) == ABOVE]
+    overall = compared[OVERALL]
+    return Judged(verdict(overall, draws_models), overall["n"], frozenset(above), than, is_control)

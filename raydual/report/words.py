@@ -1,13 +1,18 @@
 """What the numbers say, in words; every claim is computed."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from raydual.catalogue.entries import Metric
 from raydual.report.data import Row, RunData
-from raydual.report.standing import ABOVE, BELOW, EQUIVALENT, UNDECIDED, UNTELLABLE, Standing, standings
+from raydual.report.standing import ABOVE, BELOW, EQUIVALENT, UNDECIDED, UNTELLABLE, Judged, Standing, standings
 
 DASH = "-"
+ALIKE = "all seeds alike"
+"""Stands for an interval over seeds that agree, which would have no width."""
+OVER_SEEDS = "other seeds, these examples"
+OVER_BOTH = "other seeds and examples"
+_MOST_DIGITS = 9
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -18,10 +23,25 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def interval(row: Row, digits: int = 3) -> str:
-    """[low, high], the 95 % interval of the mean."""
-    if math.isnan(row["ci_low"]):
+    """[low, high], the 95 % interval of the mean over other seeds with these examples; in words where all agree."""
+    if row["ci_low"] == row["ci_high"]:
+        return ALIKE
+    return _bracketed(row["ci_low"], row["ci_high"], digits)
+
+
+def interval_both(row: Row, digits: int = 3) -> str:
+    """[low, high], the 95 % interval of the mean over other seeds and other examples; a dash where it is not known."""
+    low, high = row["ci_low_both"], row["ci_high_both"]
+    return DASH if low is None or high is None else _bracketed(low, high, digits)
+
+
+def _bracketed(low: float, high: float, digits: int) -> str:
+    """With more digits where so few would show no width."""
+    if math.isnan(low) or math.isnan(high):
         return DASH
-    return f"[{number(row['ci_low'], digits)}, {number(row['ci_high'], digits)}]"
+    while number(low, digits) == number(high, digits) and digits < _MOST_DIGITS:
+        digits += 1
+    return f"[{number(low, digits)}, {number(high, digits)}]"
 
 
 def digits_of(metric: Metric) -> int:
@@ -31,7 +51,11 @@ def digits_of(metric: Metric) -> int:
 
 def with_interval(row: Row, digits: int = 3) -> str:
     """Mean and interval; the mean alone where there is none."""
-    return number(row["mean"], digits) + ("" if math.isnan(row["ci_low"]) else f" {interval(row, digits)}")
+    return number(row["mean"], digits) + ("" if math.isnan(row["ci_low"]) else f" {_beside(row, digits)}")
+
+
+def _beside(row: Row, digits: int) -> str:
+    return f"({ALIKE})" if row["ci_low"] == row["ci_high"] else interval(row, digits)
 
 
 def with_difference(compared: Row, digits: int = 3) -> str:
@@ -64,29 +88,19 @@ def findings(data: RunData) -> Iterator[str]:
 def _over(seeds: int) -> str:
     if seeds == 1:
         return "one seed: no number here has an interval, and no difference can be told from chance"
-    return f"means over {seeds} seeds, 95 % intervals"
+    return f"means over {seeds} seeds; 95 % intervals are for other seeds with these examples"
 
 
 def standing_lines(data: RunData) -> Iterator[str]:
-    """Which similarities are above everything that they were compared with, and what is known of the others."""
+    """What the similarities are above, control by control, in which layers, and which are above all of it."""
     found = standings(data)
     if not found:
         return
-    passed, failed = [s for s in found if s.above_all], [s for s in found if not s.above_all]
-    if passed:
-        yield f"Above every null and control that it was compared with: {'; '.join(map(_named, passed))}."
-    elif all(s.is_refuted for s in failed):
-        yield (
-            "No similarity is above all of its nulls and controls: nothing here tells the effect from what the same "
-            "pipeline gives without a learnt link between context and fine-tuning."
-        )
-    else:
-        yield (
-            "No similarity is shown to be above all of its nulls and controls, and of some it is not known whether "
-            "they are (see the table): that is no evidence that they are not."
-        )
-    for standing in failed:
-        yield f"{_named(standing)}: {_in_words(data, standing)}."
+    yield from _sentences(data, found, "In-context learning and fine-tuning are", of_controls=True)
+    yield from _sentences(data, found, "Beside what no link would give, they are", of_controls=False)
+    yield _in_all(found)
+    if layers := [f"{s.metric.label} in {layers_in_words(s.layers)}" for s in found if s.layers]:
+        yield f"Layer by layer, above every null and control that was compared: {'; '.join(layers)}."
     if not any(control.is_null for control in data.controls):
         yield (
             "No control that breaks the link was run (untrained models, random steps, fine-tuning on another seed's "
@@ -94,25 +108,82 @@ def standing_lines(data: RunData) -> Iterator[str]:
         )
 
 
+def _in_all(found: Sequence[Standing]) -> str:
+    """Which similarities are above everything that they were compared with, or what is known if none is."""
+    if passed := [s for s in found if s.above_all]:
+        return f"Above every null and control that it was compared with: {'; '.join(map(_named, passed))}."
+    if all(s.is_refuted for s in found):
+        return (
+            "No similarity is above all of its nulls and controls: nothing here tells the effect from what the same "
+            "pipeline gives without a learnt link between context and fine-tuning."
+        )
+    return (
+        "No similarity is shown to be above all of its nulls and controls, and of some it is not known whether "
+        "they are (see the table): that is no evidence that they are not."
+    )
+
+
 def _named(standing: Standing) -> str:
-    return f"{standing.metric.label} {with_interval(standing.row)}"
+    return f"{standing.metric.label} {with_interval(standing.row, digits_of(standing.metric))}"
 
 
-def _in_words(data: RunData, standing: Standing) -> str:
-    """What a similarity is above, below and so on."""
-    margin = number(data.config.measures.margin_of(standing.metric), 2)
-    words = {
-        ABOVE: "above",
-        BELOW: "below",
-        EQUIVALENT: f"equivalent (within ±{margin}) to",
-        UNDECIDED: "undecided against",
-    }
-    parts = [f"{said} {', '.join(names)}" for answer, said in words.items() if (names := standing.having(answer))]
-    few: dict[int, list[str]] = {}
-    for name in standing.having(UNTELLABLE):
-        few.setdefault(standing.verdicts[name].n, []).append(name)
-    parts += [f"cannot be told with {_seeds(n)} against {', '.join(names)}" for n, names in few.items()]
-    return "; ".join(parts)
+def _sentences(data: RunData, found: Sequence[Standing], start: str, of_controls: bool) -> Iterator[str]:
+    """Of each control, or each null and baseline, what all similarities say, and of which they can say nothing."""
+    judged: dict[str, list[tuple[str, Judged]]] = {}
+    for standing in found:
+        for one in standing.verdicts.values():
+            if one.is_control == of_controls:
+                judged.setdefault(one.than, []).append((standing.metric.label, one))
+    margin, clauses, untold, seeds = number(data.config.measures.margin, 2), list[str](), list[str](), set[int]()
+    for than, by_metric in judged.items():
+        if all(one.verdict == UNTELLABLE for _, one in by_metric):
+            untold.append(than)
+            seeds |= {one.n for _, one in by_metric}
+        else:
+            clauses.append(_clause(than, by_metric, margin))
+    if clauses:
+        yield f"{start} {'; '.join(clauses)}."
+    if untold:
+        few = _seeds(max(seeds)) if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)} seeds"
+        yield f"With {few} it cannot be told whether they are more alike than {' or '.join(untold)}."
+
+
+def _clause(than: str, by_metric: Sequence[tuple[str, Judged]], margin: str) -> str:
+    """Whether more alike than something, by which similarities."""
+
+    def by(answer: str, words: str, after: str = "") -> list[str]:
+        labels = [label for label, one in by_metric if one.verdict == answer]
+        return [f"{words} {_listed(labels, len(by_metric))}{after}"] if labels else []
+
+    answers = {one.verdict for _, one in by_metric}
+    if ABOVE in answers:
+        parts = by(ABOVE, f"more alike than {than} by")
+    else:
+        known = "no more" if answers <= {EQUIVALENT, BELOW} else "not shown to be more"
+        parts = [f"{known} alike than {than}"]
+    parts += by(EQUIVALENT, "as alike by", f" (within {margin} of the largest value)")
+    parts += by(BELOW, "less alike by") + by(UNDECIDED, "undecided by")
+    return ", ".join([*parts, *by(UNTELLABLE, "too few seeds to tell by")])
+
+
+def _listed(labels: Sequence[str], of: int) -> str:
+    """a; a and b; a, b and c; or all of so many. A label's own comma is no separator."""
+    if len(labels) == of > 1:
+        return f"all {of} similarities"
+    labels = [f"“{label}”" if ", " in label else label for label in labels]
+    return " and ".join([*([", ".join(labels[:-1])] if labels[1:] else []), labels[-1]])
+
+
+def layers_in_words(layers: Iterable[int]) -> str:
+    """layer 2; layers 2, 5 to 7."""
+    layers, runs = list(layers), list[list[int]]()
+    for layer in layers:
+        if runs and runs[-1][-1] == layer - 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    parts = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return f"{'layer' if len(layers) == 1 else 'layers'} {', '.join(parts)}"
 
 
 def _seeds(n: int) -> str:

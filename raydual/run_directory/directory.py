@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from raydual.catalogue.entries import FAILED
 from raydual.errors import UserError
+from raydual.run_directory.examples import ExampleFiles, check_columns
 from raydual.run_directory.journal import Journal
 from raydual.run_directory.lock import INSTEAD, SUFFIX, locked
 from raydual.run_directory.measurements import Measurements, measurement_table
@@ -44,7 +45,7 @@ NO_CONTROL = MEASUREMENT.name
 CONFIG, MANIFEST = "config.yaml", "manifest.json"
 SEARCHES = {"search/seeds.parquet": SEED_SEARCH, "search/finetune.parquet": FINETUNE_SEARCH}
 _MADE_ANEW = "run the sweep again with --resume, which makes it anew"
-_FOLDERS = ("search", "measurements", "figures")
+_FOLDERS = ("search", "measurements", "examples", "figures")
 
 
 class RunDirectory:
@@ -218,15 +219,15 @@ class RunDirectory:
     @cached_property
     def rows(self) -> Measurements:
         """The files of measured rows."""
-        return Measurements(self.storage.sub("measurements"))
+        return Measurements(self.storage.sub("measurements"), ExampleFiles(self.storage.sub("examples")))
 
-    def write_measurements(self, rows: pa.Table) -> str:
-        """Store the rows of one finished batch of seeds; returns the file's name."""
+    def write_measurements(self, rows: pa.Table, examples: pa.Table | None = None) -> str:
+        """Store the rows of one finished batch of seeds, and its values by example; returns the rows' file's name."""
         if self._belonging is None or self._belonging[1] is None:
             config = self.config()
             chosen = self.finetune(config)
             self._belonging = (config.fingerprint(), fingerprint_of(chosen) if chosen else None)
-        return self.rows.add(rows, *self._belonging)
+        return self.rows.add(rows, *self._belonging, examples)
 
     def measured(self, columns: list[str], rows: pc.Expression | None = None) -> pa.Table:
         """Columns of the measured rows, all of them or those that fit an expression.
@@ -247,6 +248,26 @@ class RunDirectory:
             As `measured`.
         """
         return self.rows.batches(columns)
+
+    def example_tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The values by example (docs/examples.md), one file after another, all columns or some.
+
+        Raises
+        ------
+        UserError
+            There are none, or no such column; or a file is damaged.
+        """
+        files = self.rows.examples
+        names = sorted(file.examples for file in self.rows.sound() if file.examples)
+        if not names:
+            raise UserError(
+                f"{self}: keeps no values by example (an older version, or `examples: off`); measure into another "
+                "directory to have them"
+            )
+        if columns is not None:
+            check_columns(columns, files.columns(names[0]), str(files.storage))
+        for name in names:
+            yield files.read(name, columns)
 
     def finished(self) -> set[tuple[int, str]]:
         """The (seed, control) pairs that have been measured, or failed for their own reasons."""
@@ -375,4 +396,4 @@ def copy_run(source: Storage, target: Storage) -> None:
         target.write(name, source.read(name))
 
 
-_KEPT = re.compile(r"(^|/)(config\.yaml|manifest\.json|cells\.json|(measurements|search)/[^/]+)$")
+_KEPT = re.compile(r"(^|/)(config\.yaml|manifest\.json|cells\.json|(measurements|examples|search)/[^/]+)$")

@@ -1,10 +1,9 @@
 """The files of measured rows: each belongs to settings, holds certain seeds and is verified before it is read."""
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +12,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from raydual.errors import UserError
+from raydual.run_directory.examples import ExampleFiles, digest
 from raydual.run_directory.schemas import MEASUREMENTS
 from raydual.run_directory.storage import Entry, Storage
 from raydual.run_directory.tables import about_of, table_bytes
@@ -31,24 +31,30 @@ _SHOWN = 3
 class MeasurementFile:
     """A file of rows: its units, and the fingerprints of the settings they were measured with.
 
-    `settings` is None where the file does not say, since an older version wrote it.
+    `settings` is None where the file does not say, since an older version wrote it. `examples` is the file of its
+    values by example, None where none were kept.
     """
 
     name: str
     units: tuple[Unit, ...] = ()
     settings: str | None = None
     finetune: str | None = None
+    examples: str | None = None
     damage: str | None = None
     foreign: bool = False
 
 
 @dataclass
 class Measurements:
-    """The folder of measured rows. Every file is verified once, and again only when it has changed."""
+    """The folder of measured rows. Every file is verified once, and again only when it has changed.
+
+    A file whose values by example, in `examples`, are damaged or gone counts as damaged.
+    """
 
     storage: Storage
+    examples: ExampleFiles
     _known: dict[Entry, MeasurementFile] = field(default_factory=dict)
-    _sound: tuple[Entry, ...] | None = None
+    _sound: list[MeasurementFile] | None = None
     _dataset: Any = None
 
     def files(self) -> list[MeasurementFile]:
@@ -58,7 +64,9 @@ class Measurements:
         with ThreadPoolExecutor(_READERS) as pool:
             found = dict(zip(new, pool.map(self._verified, new), strict=True))
         self._known = {entry: found.get(entry) or self._known[entry] for entry in entries}
-        return list(self._known.values())
+        files = list(self._known.values())
+        there = self.examples.damage() if any(file.examples for file in files) else {}
+        return [_with_examples(file, there, self.examples.storage) for file in files]
 
     def sound(self) -> list[MeasurementFile]:
         """Every Parquet file, if all can be read and no unit is in two of them.
@@ -69,7 +77,7 @@ class Measurements:
             Which cannot, or which share a unit.
         """
         files = self.files()
-        if self._sound == tuple(self._known):
+        if self._sound == files:
             return files
         if bad := [file for file in files if file.damage]:
             raise UserError(
@@ -79,7 +87,7 @@ class Measurements:
         names = [self.storage.full(file.name) for file in files]
         filesystem = self.storage.filesystem
         self._dataset = ds.dataset(names, schema=MEASUREMENTS, format="parquet", filesystem=filesystem)
-        self._sound = tuple(self._known)
+        self._sound = files
         return files
 
     def table(self, columns: list[str], rows: pc.Expression | None = None) -> pa.Table:
@@ -104,15 +112,22 @@ class Measurements:
         """Every (seed, control) that has rows."""
         return {unit for file in self.sound() for unit in file.units}
 
-    def add(self, rows: pa.Table, settings: str, finetune: str | None) -> str:
-        """Store the rows of a finished batch; returns the file's name, which starts with the first seed in it."""
+    def add(
+        self, rows: pa.Table, settings: str, finetune: str | None, examples: pa.Table | None = None
+    ) -> str:  # fmt: skip
+        """Store the rows of a finished batch; returns the file's name, which starts with the first seed in it.
+
+        Its values by example come first, since the rows name their file.
+        """
         units = sorted(units_of(rows))
         by_control: dict[str, list[int]] = {}
         for seed, control in units:
             by_control.setdefault(control, []).append(seed)
-        about = {"settings": settings, "finetune": finetune, "units": by_control}
+        about: dict[str, Any] = {"settings": settings, "finetune": finetune, "units": by_control}
+        if examples is not None and len(examples):
+            about["examples"] = self.examples.add(examples, about)
         data = table_bytes(rows, MEASUREMENTS, about)
-        name = f"seed-{units[0][0]:06d}-{_digest(data)}.parquet"
+        name = f"seed-{units[0][0]:06d}-{digest(data)}.parquet"
         self.storage.write(name, data)
         return name
 
@@ -120,6 +135,8 @@ class Measurements:
         """Give a damaged file a name under which it is not read; returns that name."""
         aside = f"{file.name}.damaged"
         self.storage.rename(file.name, aside)
+        if file.examples:
+            self.examples.set_aside(file.examples)
         return aside
 
     def _verified(self, entry: Entry) -> MeasurementFile:
@@ -129,7 +146,7 @@ class Measurements:
         if not named and not _OLD_NAME.fullmatch(entry.name):
             return MeasurementFile(entry.name, damage="its name is not one that a run gives", foreign=True)
         data = self.storage.read(entry.name)
-        if named and _digest(data) != named[1]:
+        if named and digest(data) != named[1]:
             return MeasurementFile(entry.name, damage=f"{len(data)} bytes that are not those which were written")
         try:
             return _described(entry.name, data)
@@ -178,11 +195,16 @@ def _described(name: str, data: bytes) -> MeasurementFile:
         # Read whole, since nothing else tells whether it is damaged.
         return MeasurementFile(name, tuple(sorted(units_of(parquet.read()))))
     units = [(int(seed), control) for control, seeds in about["units"].items() for seed in seeds]
-    return MeasurementFile(name, tuple(units), about["settings"], about["finetune"])
+    return MeasurementFile(name, tuple(units), about["settings"], about["finetune"], about.get("examples"))
 
 
-def _digest(data: bytes | pa.Buffer) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
+def _with_examples(file: MeasurementFile, there: Mapping[str, str | None], examples: Storage) -> MeasurementFile:
+    """The file, damaged if its values by example are."""
+    if not file.examples or file.damage:
+        return file
+    damage = there.get(file.examples, "gone")
+    words = f"its values by example, {examples.at(file.examples)}, are {damage}"
+    return replace(file, damage=words) if damage else file
 
 
 def units_of(table: pa.Table) -> set[Unit]:

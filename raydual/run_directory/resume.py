@@ -76,6 +76,7 @@ def repair(run: RunDirectory, config: SweepConfig, say: Callable[[str], None]) -
     for file in broken:
         aside = run.rows.set_aside(file)
         say(f"{run.rows.storage.at(file.name)}: damaged ({file.damage}); now {aside}, its seeds are measured again")
+    run.rows.examples.remove_all_but({file.examples for file in run.rows.files() if file.examples})
     for name in _damaged_searches(run):
         storage.rename(name, f"{name}.damaged")
         say(f"{storage.at(name)}: damaged; made again from the search's journal")
@@ -107,6 +108,7 @@ def _check_same(run: RunDirectory, config: SweepConfig) -> None:
     """The stored settings are those given now; or all rows are of those given now, so that they can be restored."""
     stored = None if run.damaged_config() else run.config() if run.has_config() else None
     if stored is not None and stored.fingerprint() == config.fingerprint():
+        _check_kept(run, stored, config)
         return
     fingerprints = {file.settings for file in run.rows.files() if not file.damage}
     if fingerprints == {config.fingerprint()}:
@@ -119,11 +121,20 @@ def _check_same(run: RunDirectory, config: SweepConfig) -> None:
             "start again with another --output"
         )
     now, then = config.model_dump(mode="json"), stored.model_dump(mode="json")
-    changed = [key for key in now if key not in ("execution", "name") and now[key] != then[key]]
+    changed = [key for key in now if key not in ("execution", "examples", "name") and now[key] != then[key]]
     raise UserError(
         f"{run}: cannot resume with other settings, {', '.join(changed)} changed; "
         f"use the settings of its {CONFIG}, or another --output"
     )
+
+
+def _check_kept(run: RunDirectory, stored: SweepConfig, config: SweepConfig) -> None:
+    """All batches keep the same values by example."""
+    if stored.examples != config.examples:
+        raise UserError(
+            f"{run}: cannot resume with other settings, examples changed: the run keeps {stored.examples}, not "
+            f"{config.examples}; go on with examples={stored.examples}, or use another --output"
+        )
 
 
 _RESTORE = f"put {CONFIG} back as it was, or measure with these settings into another directory"

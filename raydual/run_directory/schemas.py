@@ -17,6 +17,22 @@ MEASUREMENTS = pa.schema(
 )
 """One row for each (seed, control, metric, condition, layer); a failed seed has one row, with metric 'failed'."""
 
+BOTH = (
+    pa.field(
+        "ci_low_both", pa.float64(), True,
+        {"description": "overall: 95 % interval over other seeds and other examples; null: not known"},
+    ),
+    pa.field("ci_high_both", pa.float64()),
+    pa.field(
+        "sd_seed", pa.float64(), True,
+        {"description": "overall: standard deviation of the seeds' part of a value by example; 0: estimated below 0"},
+    ),
+    pa.field("sd_example", pa.float64(), True, {"description": "of the examples' part"}),
+    pa.field("sd_interaction", pa.float64(), True, {"description": "of what is left: both together, and noise"}),
+    pa.field("examples", pa.int64(), True, {"description": "examples that count in some seed"}),
+)  # fmt: skip
+"""Columns that both tables end with; layers have none of it."""
+
 SUMMARY = pa.schema(
     [
         pa.field("metric", pa.string(), False),
@@ -29,6 +45,7 @@ SUMMARY = pa.schema(
         *(pa.field(name, pa.float64(), False) for name in ("mean", "sd", "min", "q25", "median", "q75", "max")),
         pa.field("ci_low", pa.float64(), False, {"description": "95 % BCa bootstrap interval of the mean"}),
         pa.field("ci_high", pa.float64(), False),
+        *BOTH,
     ]
 )
 """The reduced distributions over seeds."""
@@ -37,7 +54,7 @@ COMPARISONS = pa.schema(
     [
         pa.field("metric", pa.string(), False),
         pa.field("condition", pa.string(), False),
-        pa.field("baseline", pa.string(), False, {"description": "the metric that it is compared with"}),
+        pa.field("baseline", pa.string(), False, {"description": "the metric that it is compared with, or 'zero'"}),
         pa.field("baseline_condition", pa.string(), False),
         pa.field("control", pa.string(), False),
         pa.field("baseline_control", pa.string(), False, {"description": "the control that the baseline is of"}),
@@ -57,6 +74,11 @@ COMPARISONS = pa.schema(
             "p_equivalent", pa.float64(), False,
             {"description": "two one-sided tests, corrected by Holm; NaN: as p_max_t, or without a margin"},
         ),
+        pa.field("mean", pa.float64(), True, {"description": "of the metric, over the n seeds"}),
+        pa.field("baseline_mean", pa.float64(), True, {"description": "of the baseline, over the n seeds"}),
+        pa.field("sd", pa.float64(), True, {"description": "of the differences over the n seeds"}),
+        pa.field("tests", pa.int64(), True, {"description": "how many comparisons p_max_t is corrected for"}),
+        *BOTH,
     ]
 )  # fmt: skip
 """Every metric against its baselines, and against itself in every control, paired over seeds."""
@@ -87,3 +109,57 @@ FINETUNE_SEARCH = pa.schema(
     ]
 )
 """What the search over fine-tuning settings tried."""
+
+ARMS = ("zsl", "icl", "ft")
+"""The conditions that predict."""
+
+EXAMPLES = pa.schema(
+    [
+        pa.field("seed", pa.int64(), False, {"description": "fixes the demonstration set"}),
+        pa.field("control", pa.string(), False, {"description": "'none', or which control was run instead"}),
+        pa.field("example", pa.int32(), False, {"description": "place among the measured examples, from 0"}),
+        pa.field("gold", pa.int16(), False, {"description": "its label id"}),
+        *(
+            pa.field(f"prediction.{arm}", pa.int16(), False, {"description": "label id of the best label word"})
+            for arm in ARMS
+        ),
+        *(pa.field(f"right.{arm}", pa.bool_(), False, {"description": "whether that is the gold one"}) for arm in ARMS),
+        *(
+            pa.field(
+                f"greedy_right.{arm}", pa.bool_(), False,
+                {"description": "whether the arg-max over the vocabulary is the gold label's first token"},
+            )
+            for arm in ARMS
+        ),
+    ]
+)  # fmt: skip
+"""The columns that every file of `examples/` begins with, one row for each (seed, control, example).
+
+After them come `score_field` of every condition and label, then `value_field` of every metric and condition that has
+values by example, with `layers_field` and `heads_field` where they are kept.
+"""
+
+
+def score_field(condition: str, word: str) -> pa.Field:
+    """`score.CONDITION.WORD`; under abstract label words, the score of the word that stands for the label."""
+    about = {"description": "mean log-probability of the label word's tokens"}
+    return pa.field(f"score.{condition}.{word}", pa.float32(), False, about)
+
+
+def value_field(metric: str, condition: str) -> pa.Field:
+    """`METRIC.CONDITION`."""
+    about = {"description": "mean over the layers that have a value; NaN: undefined, null: not measured here"}
+    return pa.field(f"{metric}.{condition}", pa.float32(), True, about)
+
+
+def layers_field(metric: str, condition: str, layers: int) -> pa.Field:
+    """`METRIC.CONDITION.layers`."""
+    kind = pa.list_(pa.float32(), layers)
+    return pa.field(f"{metric}.{condition}.layers", kind, True, {"description": "the value of each layer"})
+
+
+def heads_field(metric: str, condition: str, layers: int, heads: int) -> pa.Field:
+    """`METRIC.CONDITION.heads`."""
+    kind = pa.list_(pa.list_(pa.float32(), heads), layers)
+    about = {"description": "the value of each head of each layer, whose mean is that of the layer"}
+    return pa.field(f"{metric}.{condition}.heads", kind, True, about)

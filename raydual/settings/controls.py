@@ -15,7 +15,8 @@ class Control:
 
     `weights` are the model's; `labels` those of the demonstrations; `order` is 0 for the seed's own, else which other
     order of the same demonstrations; `tuned_on` says whose demonstrations are fine-tuned on, the seed's own or those of
-    another one; `step` how the weights move: as the settings say, by layer-causal gradients, or at random.
+    another one; `step` how the weights move: as the settings say, by layer-causal gradients, or at random. Of a null,
+    `than` says in a sentence what the measurement is compared with.
     """
 
     name: str
@@ -26,20 +27,24 @@ class Control:
     order: int = 0
     tuned_on: Literal["own", "other"] = "own"
     step: Literal["set", "layer_causal", "random"] = "set"
+    than: str = ""
 
     @property
     def draws_models(self) -> bool:
         """Whether every seed has a model of its own, while the measured model is a single one."""
         return self.weights != "trained"
 
-    def changes(self, condition: str) -> bool:
-        """Whether anything can differ in a condition: `zsl`, `icl`, `ft` or two of them (`icl-ft`)."""
+    def changes(self, condition: str, gradient: str = "full") -> bool:
+        """Whether anything can differ in a condition: `zsl`, `icl`, `ft` or two of them (`icl-ft`).
+
+        `gradient` is that of the measurement's fine-tuning, which may be layer-causal itself.
+        """
         own_words = self.labels == "abstract"
         context = own_words or self.labels != "true" or self.order > 0
         changed = {
             "zsl": self.draws_models or own_words,
             "icl": self.draws_models or context,
-            "ft": self.draws_models or context or self.tuned_on == "other" or self.step != "set",
+            "ft": self.draws_models or context or self.tuned_on == "other" or self.step not in ("set", gradient),
         }
         return any(changed[arm] for arm in condition.split("-"))
 
@@ -61,22 +66,22 @@ _KNOWN = (
     Control(
         "random_step", "Random step",
         "The weights move at random, each projection of each layer by as much as fine-tuning moves it.",
-        step="random",
+        step="random", than="after a random step of the same size",
     ),
     Control(
         "other_seed", "Other seed",
         "The context holds this seed's demonstrations, fine-tuning is on those of the next seed.",
-        tuned_on="other",
+        tuned_on="other", than="when fine-tuned on other demonstrations of the task",
     ),
     Control(
         "untrained", "Untrained model",
         "The same architecture with freshly initialised weights, drawn anew for every seed.",
-        weights="untrained",
+        weights="untrained", than="in untrained models",
     ),
     Control(
         "trained_embeddings", "Untrained blocks",
         "Freshly initialised blocks, drawn anew for every seed, between the trained embeddings, norms and unembedding.",
-        weights="trained_embeddings",
+        weights="trained_embeddings", than="in models with untrained blocks",
     ),
     Control(
         "labels_random", "Random labels",

@@ -233,6 +233,15 @@ class Execution(Settings):
 _NEWER_MEASURES = {"margin"}
 """Settings of `measures` that the first version did not have."""
 
+Kept = Literal["overall", "layers", "heads", "off"]
+"""What is kept of every example beside its predictions: overall values, those of layers too, those of heads too."""
+
+
+def _read_kept(value: Any) -> Any:
+    # What YAML makes of `off`.
+    return "off" if value is False else value
+
+
 _GROUPS = ("split", "search", "finetune", "measures", "controls", "execution")
 
 
@@ -253,6 +262,9 @@ class SweepConfig(Settings):
     finetune: Finetune = Finetune()
     measures: Measures = Measures()
     controls: Controls = Controls()
+    examples: Annotated[Kept, BeforeValidator(_read_kept)] = Field(
+        default="overall", description="which values by example are kept (docs/examples.md); no number depends on it"
+    )
     execution: Execution = Execution()
 
     _seeds_distinct = field_validator("seeds")(_distinct)
@@ -322,12 +334,12 @@ class SweepConfig(Settings):
         return Catalogue([*filter(self.measures.measured, CATALOGUE.values()), *own])
 
     def fingerprint(self) -> str:
-        """A hash of all settings that a measured number can depend on (not of `execution` and `name`).
+        """A hash of all settings that a measured number can depend on (not of `execution`, `examples` and `name`).
 
         A margin is part of it, since it must be stated before the run. Settings that older versions did not have are
         left out where they have their default, so that their runs can be gone on with.
         """
-        settings = self.model_dump(mode="json", exclude={"execution", "name"})
+        settings = self.model_dump(mode="json", exclude={"execution", "examples", "name"})
         defaults = Measures().model_dump(mode="json", include=_NEWER_MEASURES)
         for name, default in defaults.items():
             if settings["measures"][name] == default:

@@ -7,8 +7,9 @@ from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int32
 
+from raydual.catalogue.metric import OVERALL
 from raydual.errors import UserError
 from raydual.run_directory.directory import FAILED, NO_CONTROL, RunDirectory
 from raydual.settings.controls import report_order
@@ -16,8 +17,10 @@ from raydual.settings.controls import report_order
 Key = tuple[str, str]
 """A metric and its condition."""
 
-_COLUMNS = ["seed", "control", "metric", "condition", "layer", "value", "reason"]
-_RECORD = np.dtype([("seed", np.int32), ("control", np.int16), ("layer", np.int16), ("value", np.float64)])
+_COLUMNS = ["seed", "control", "metric", "condition", "layer", "value", "examples", "reason"]
+_RECORD = np.dtype(
+    [("seed", np.int32), ("control", np.int16), ("layer", np.int16), ("examples", np.int32), ("value", np.float64)]
+)
 _SCATTERED_ROWS = 500_000
 _HELD_ROWS = 4_000_000
 _READ_RECORDS = 1_000_000
@@ -25,13 +28,17 @@ _READ_RECORDS = 1_000_000
 
 @dataclass(frozen=True)
 class Values:
-    """A metric under one condition: the value of each control, layer and seed, and which of them were measured."""
+    """A metric under one condition: the value of each control, layer and seed, and which of them were measured.
+
+    `examples` is how many are in the overall value.
+    """
 
     controls: Sequence[str]
     layers: Int[np.ndarray, "layers"]
     seeds: Int[np.ndarray, "seeds"]
     values: Float[np.ndarray, "controls layers seeds"]
     measured: Bool[np.ndarray, "controls layers seeds"]
+    examples: Int32[np.ndarray, "controls seeds"]
 
 
 class Codes:
@@ -116,6 +123,7 @@ class Buckets:
         records["control"] = self._controls.column(rows["control"])
         records["layer"] = rows["layer"].to_numpy()
         records["value"] = rows["value"].to_numpy()
+        records["examples"] = rows["examples"].to_numpy()
         metrics = self._metrics.column(rows["metric"])
         self._note_failures(rows, metrics)
         plain = self._controls.of.get(NO_CONTROL, -1)
@@ -167,12 +175,15 @@ class Buckets:
         control_at, seed_at = _places(controls, len(self._controls.of)), _places(seeds, len(self._seeds.of))
         values = np.full((len(controls), len(layers), len(seeds)), np.nan)
         measured = np.zeros(values.shape, bool)
+        examples = np.zeros((len(controls), len(seeds)), np.int32)
         for records in bucket.records():
             at = control_at[records["control"]], np.searchsorted(layers, records["layer"]), seed_at[records["seed"]]
             values[at] = records["value"]
             measured[at] = True
+            overall = records["layer"] == OVERALL
+            examples[at[0][overall], at[2][overall]] = records["examples"][overall]
         names = list(self._controls.of)
-        return Values([names[code] for code in controls], layers, self._all_seeds()[seeds], values, measured)
+        return Values([names[code] for code in controls], layers, self._all_seeds()[seeds], values, measured, examples)
 
     def _present(
         self, bucket: Bucket

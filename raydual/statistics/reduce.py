@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
@@ -15,14 +15,18 @@ import pyarrow as pa
 from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 
-from raydual.catalogue.entries import OVERALL
+from raydual.catalogue.entries import OVERALL, Metric
+from raydual.catalogue.metric import ZERO
 from raydual.run_directory.directory import COMPARISONS, NO_CONTROL, SUMMARY, RunDirectory
+from raydual.run_directory.schemas import BOTH
 from raydual.settings.controls import control_named
 from raydual.settings.schema import SweepConfig
 from raydual.statistics.bootstrap import Bootstrap
 from raydual.statistics.buckets import Buckets, Values, gather
+from raydual.statistics.by_example import ExampleFile, add_examples
 from raydual.statistics.family import decide
 from raydual.statistics.over_seeds import compare_all, describe_all, holm
+from raydual.statistics.proportions import Both, of_seeds
 
 Row = dict[str, Any]
 
@@ -37,7 +41,8 @@ _MOST_THREADS = 8
 class Piece:
     """A metric under one condition, and its baselines: (metric, condition, values); label splits are not `compared`.
 
-    Within `margin` two values count as equivalent; NaN: it has none.
+    Within `margin` two values count as equivalent; NaN: it has none. `equal` names the controls that cannot change it.
+    `whole` is what a share is of, 1 or 100; None: it is no share of examples.
     """
 
     metric: str
@@ -46,6 +51,8 @@ class Piece:
     compared: bool
     margin: float
     baselines: tuple[tuple[str, str, Values], ...]
+    equal: frozenset[str] = frozenset()
+    whole: float | None = None
 
     @property
     def bytes(self) -> int:
@@ -98,11 +105,20 @@ def reduce_run(run: RunDirectory, map_large: Mapper | None = None) -> pa.Table:
         )
         found = list(mapped(function, jobs_of(buckets, config)))
         rows = [row for part in found for row in part.rows]
+        compared = [row for part in found for row in part.compared]
+        add_examples(_example_files(run), config.catalogue, rows, compared)
         headline = _headline(config, buckets, rows)
     table = pa.Table.from_pylist(rows, schema=SUMMARY)
-    compared = [row for part in found for row in part.compared]
     run.write_summary(table, pa.Table.from_pylist(compared, schema=COMPARISONS), headline)
     return table
+
+
+def _example_files(run: RunDirectory) -> list[ExampleFile]:
+    """The run's files of values by example, if it keeps any."""
+    rows = run.rows
+    return [
+        ExampleFile(file.units, partial(rows.examples.read, file.examples)) for file in rows.sound() if file.examples
+    ]
 
 
 def map_in_threads(function: Callable[[Job], Reduced], jobs: Iterable[Job]) -> Iterator[Reduced]:
@@ -140,14 +156,32 @@ def _pieces(buckets: Buckets, config: SweepConfig) -> Iterator[Piece]:
         for condition in metric.conditions_with_labels(len(config.task.label_words)):
             compared = condition in metric.conditions
             baselines = [base for base in metric.baselines if compared and base != (metric.name, condition)]
+            own = buckets.values(metric.name, condition)
+            zero = [(ZERO, condition, _zero(own))] if metric.above_zero and condition == "icl-ft" else []
             yield Piece(
                 metric.name,
                 condition,
-                buckets.values(metric.name, condition),
+                own,
                 compared,
                 config.measures.margin_of(metric),
-                tuple((*base, buckets.values(*base)) for base in baselines),
+                (*((*base, buckets.values(*base)) for base in baselines), *zero),
+                frozenset(name for name in own.controls if not can_change(metric, condition, name, config)),
+                metric.bounds[1] if metric.share else None,
             )
+
+
+def can_change(metric: Metric, condition: str, control: str, config: SweepConfig) -> bool:
+    """Whether a control changes anything of what a metric is computed from."""
+    return control_named(control).changes(metric.arms or condition.split(", ")[0], config.finetune.gradient)
+
+
+def _zero(own: Values) -> Values:
+    """0 where the measurement has a value."""
+    measured = [at for at, control in enumerate(own.controls) if control == NO_CONTROL]
+    zero = np.where(np.isnan(own.values[measured]), np.nan, 0.0)
+    return Values(
+        [NO_CONTROL] * len(measured), own.layers, own.seeds, zero, own.measured[measured], own.examples[measured]
+    )
 
 
 def reduce_job(job: Job, bootstrap: Bootstrap, failed: Mapping[str, int]) -> Reduced:
@@ -173,22 +207,49 @@ def _distributions(pieces: Sequence[Piece], bootstrap: Bootstrap, failed: Mappin
             "layer": int(piece.own.layers[layer]),
             **asdict(distribution),
             "failed": failed.get(piece.own.controls[control], 0),
+            **asdict(_share(piece, control, layer)),
         }
         for (piece, control, layer), distribution in zip(places, describe_all(samples, bootstrap), strict=True)
     ]
 
 
+def _share(piece: Piece, control: int, layer: int) -> Both:
+    """What the shares of seeds alone say of other examples."""
+    if piece.whole is None or piece.own.layers[layer] != OVERALL:
+        return Both()
+    values = piece.own.values[control, layer]
+    return Both(*(of_seeds(values, piece.own.examples[control], piece.whole) or ()))
+
+
 @dataclass(frozen=True)
 class Family:
-    """Differences of all layers whose p-values are corrected together; `names` are the columns that say of what.
+    """The values of all layers that are compared, paired over seeds; `names` are the columns that say of what.
 
-    Those that are not `tested` are 0 by construction.
+    Those that are not `tested` are equal by construction.
     """
 
     names: Row
     layers: Int[np.ndarray, "layers"]
-    differences: Float[np.ndarray, "layers seeds"]
+    own: Float[np.ndarray, "layers seeds"]
+    base: Float[np.ndarray, "layers seeds"]
     tested: bool = True
+
+    @cached_property
+    def differences(self) -> Float[np.ndarray, "layers seeds"]:
+        """One minus the other; NaN where one is missing or undefined."""
+        return self.own - self.base
+
+    def means(self) -> Iterator[Row]:
+        """The columns of both means, and of the differences' standard deviation, of every layer."""
+        for own, base, differences in zip(self.own, self.base, self.differences, strict=True):
+            both = ~np.isnan(differences)
+            n = np.count_nonzero(both)
+            yield {
+                "mean": float(own[both].mean()) if n else math.nan,
+                "baseline_mean": float(base[both].mean()) if n else math.nan,
+                "sd": float(differences[both].std(ddof=1)) if n > 1 else math.nan,
+                **asdict(Both()),
+            }
 
     @property
     def of_control(self) -> bool:
@@ -211,11 +272,15 @@ def _comparisons(pieces: Sequence[Piece], bootstrap: Bootstrap) -> list[Row]:
         for family in of_piece:
             compared: list[Compared] = [
                 (
-                    {**family.names, "layer": layer, **asdict(comparison)},
+                    {**family.names, "layer": layer, **asdict(comparison), **means},
                     values if family.tested else np.full_like(values, np.nan),
                 )
-                for layer, values, comparison in zip(
-                    family.layers.tolist(), family.differences, islice(found, len(family.layers)), strict=True
+                for layer, values, comparison, means in zip(
+                    family.layers.tolist(),
+                    family.differences,
+                    islice(found, len(family.layers)),
+                    family.means(),
+                    strict=True,
                 )
             ]
             overall = [one for one in compared if one[0]["layer"] == OVERALL]
@@ -235,8 +300,9 @@ def _correct(compared: Sequence[Compared], margin: float, seed: int | list[int])
         return
     decisions = decide(np.stack([differences for _, differences in compared]), margin, seed)
     corrected = holm(np.array([row["p"] for row, _ in compared])).tolist()
+    tests = sum(not math.isnan(decision.p_max_t) for decision in decisions)
     for (row, _), p_holm, decision in zip(compared, corrected, decisions, strict=True):
-        row |= {"p_holm": p_holm, **asdict(decision)}
+        row |= {"p_holm": p_holm, **asdict(decision), "tests": tests}
 
 
 def _against_baselines(piece: Piece) -> Iterator[Family]:
@@ -257,7 +323,7 @@ def _against_controls(piece: Piece) -> Iterator[Family]:
     for at, control in enumerate(own.controls):
         if control != NO_CONTROL:
             names = _names(piece, NO_CONTROL, piece.metric, piece.condition, control)
-            yield Family(names, *_paired(own, plain, own, at), control_named(control).changes(piece.condition))
+            yield Family(names, *_paired(own, plain, own, at), control not in piece.equal)
 
 
 def _names(piece: Piece, control: str, baseline: str, baseline_condition: str, baseline_control: str) -> Row:
@@ -273,18 +339,18 @@ def _names(piece: Piece, control: str, baseline: str, baseline_condition: str, b
 
 def _paired(
     own: Values, at: int, base: Values, base_at: int
-) -> tuple[Int[np.ndarray, "layers"], Float[np.ndarray, "layers seeds"]]:
-    """The layers of both, and the differences there, paired over seeds; NaN where one is missing or undefined."""
+) -> tuple[Int[np.ndarray, "layers"], Float[np.ndarray, "layers seeds"], Float[np.ndarray, "layers seeds"]]:
+    """The layers of both, and the values of each there, paired over seeds."""
     layers, own_layers, base_layers = np.intersect1d(own.layers, base.layers, return_indices=True)
     _, own_seeds, base_seeds = np.intersect1d(own.seeds, base.seeds, return_indices=True)
-    return layers, own.values[at][np.ix_(own_layers, own_seeds)] - base.values[base_at][np.ix_(base_layers, base_seeds)]
+    return layers, own.values[at][np.ix_(own_layers, own_seeds)], base.values[base_at][np.ix_(base_layers, base_seeds)]
 
 
 def _headline(config: SweepConfig, buckets: Buckets, rows: list[Row]) -> Row:
     """What `summary.json` holds: the overall numbers, and how many seeds they rest on."""
     failed = {seed for seed, control, _ in buckets.failures if control == NO_CONTROL}
     catalogue = config.catalogue
-    kept = ("metric", "condition", "control", "n", "undefined", "mean", "sd", "median", "ci_low", "ci_high")
+    kept = ("metric", "condition", "control", "n", "undefined", "mean", "sd", "median")
     return {
         "name": config.name,
         "protocol": config.protocol,
@@ -294,11 +360,18 @@ def _headline(config: SweepConfig, buckets: Buckets, rows: list[Row]) -> Row:
             "failed": [{"seed": s, "control": control, "reason": why} for s, control, why in buckets.failures],
         },
         "metrics": [
-            {"label": catalogue[row["metric"]].label} | {key: _plain(row[key]) for key in kept}
+            {"label": catalogue[row["metric"]].label} | {key: _plain(row[key]) for key in kept} | _intervals(row)
             for row in rows
             if row["layer"] == OVERALL
         ],
     }
+
+
+def _intervals(row: Row) -> Row:
+    """Of other seeds with these examples, null where all are alike; of other seeds and examples, and its parts."""
+    alike = row["ci_low"] == row["ci_high"]
+    ends = {name: None if alike else _plain(row[name]) for name in ("ci_low", "ci_high")}
+    return {**ends, **{field.name: row[field.name] for field in BOTH}}
 
 
 def _plain(value: Any) -> Any:
