@@ -205,7 +205,7 @@ def compare_along(
             key = (metric.name, condition)
             differences = np.array([_differences(seeds[a], seeds[b], key, everyone) for a, b in pairs])
             found = compare_all(list(differences), bootstrap)
-            tested = differences if _can_change(axis, metric, condition) else np.full_like(differences, np.nan)
+            tested = differences if can_change_along(axis, metric, condition) else np.full_like(differences, np.nan)
             decisions = decide(tested, config.measures.margin_of(metric), bootstrap.seed)
             corrected = holm(np.array([comparison.p for comparison in found])).tolist()
             for (cell, reference), comparison, p, decision in zip(pairs, found, corrected, decisions, strict=True):
@@ -213,7 +213,7 @@ def compare_along(
                 yield {**place, **asdict(comparison), "p_holm": p, **asdict(decision)}
 
 
-def _can_change(axis: str, metric: Metric, condition: str) -> bool:
+def can_change_along(axis: str, metric: Metric, condition: str) -> bool:
     """Whether a setting changes anything of what a metric is computed from: fine-tuning's, no other condition."""
     arms = (metric.arms or condition).split("-")
     return "ft" in arms if axis.startswith("finetune.") else axis != "demonstrations" or arms != ["zsl"]

@@ -155,6 +155,14 @@ def test_rows_are_filled_where_all_their_seeds_are_there():
         assert row["ci_low_both"] is None
 
 
+def test_an_interval_ends_where_its_metric_does():
+    files, _ = files_of(UNITS)
+    near = rows(mean=0.999)
+    add_examples(files, CATALOGUE, [near], [])
+    assert near["ci_high_both"] == 1.0
+    assert near["ci_low_both"] > 0.9
+
+
 def test_shares_keep_a_width_where_all_agree():
     everyone = {**unit(0, "none"), "right.icl": np.ones(EXAMPLES, bool)}
     tables = [pa.table({**everyone, "seed": np.full(EXAMPLES, seed)}) for seed in range(4)]

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from raydual.catalogue.entries import OVERALL
+from raydual.catalogue.entries import CATALOGUE, OVERALL
+from raydual.cells import can_change_along
 from raydual.commands import main
 from raydual.files import SWEEPS
 from raydual.plan.power import pilot_contrasts, power, undecidable
@@ -94,6 +95,22 @@ def test_a_pilot_says_it_of_every_headline_metric(tmp_path, capsys):
     assert re.search(r"  SimDual against 0: 0\.\d{3}; \d+ seeds for 0.05", capsys.readouterr().out)
     page = write_report(run).read_text(encoding="utf-8")
     assert "Found four times of five: a difference from 0 of" in page
+
+
+@pytest.mark.parametrize(
+    ("axis", "metric", "condition", "changes"),
+    [
+        ("finetune.learning_rate", "accuracy", "icl", False),
+        ("finetune.learning_rate", "kendall_random", "icl-ft", False),
+        ("finetune.epochs", "accuracy", "ft", True),
+        ("finetune.loss", "kendall", "icl-ft", True),
+        ("demonstrations", "accuracy", "zsl", False),
+        ("demonstrations", "simam", "icl-zsl", True),
+        ("protocol", "accuracy", "zsl", True),
+    ],
+)
+def test_what_an_axis_cannot_change_is_not_tested(axis, metric, condition, changes):
+    assert can_change_along(axis, CATALOGUE[metric], condition) == changes
 
 
 def test_a_pilot_of_one_seed_is_refused(tmp_path, capsys):

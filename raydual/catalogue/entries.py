@@ -102,13 +102,13 @@ _BUILTIN = (
         "simaou_norm_matched", "SimAOU, norm-matched null",
         "SimAOU of two independent random updates of the same norms as the measured ones.",
         family="simaou", panel="updates", short="its null", shown="summary",
-        random=True, arms="icl",
+        random=True,
     ),
     Metric(
         "simaou_random", "SimAOU, random baseline",
         "Cosine between the context's update and uniform [0, 1) noise (Dai).",
         family="simaou", panel="updates", short="random", shown="summary",
-        random=True,
+        random=True, arms="icl",
     ),
     Metric(
         "simaou_raw", "SimAOU, raw",

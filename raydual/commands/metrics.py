@@ -37,7 +37,12 @@ def _command(family: Family) -> Callable[..., None]:
         names = {metric.name for metric in metrics}
         rows = [row for row in lab.measure(seed, control) if row["metric"] in names]
         if as_json:
-            numbers = [{key: row[key] for key in ("metric", "condition", "layer", "value")} for row in rows]
+            shares = {metric.name: metric for metric in metrics if metric.share}
+            numbers = [
+                {key: row[key] for key in ("metric", "condition", "layer", "value")}
+                | ({"interval": _exact(shares[row["metric"]], row)} if row["metric"] in shares else {})
+                for row in rows
+            ]
             print_json({**about(lab), "seed": seed, "control": control, "rows": numbers})
         else:
             _print_table(metrics, rows, labels=len(lab.study.config.task.label_words))
@@ -56,14 +61,29 @@ for family in FAMILIES.values():
 def _print_table(metrics: Sequence[Metric], rows: Sequence[Mapping[str, Any]], labels: int) -> None:
     """A line for each metric and condition: its overall number, then every layer's."""
     found = {(row["metric"], row["condition"], row["layer"]): row["value"] for row in rows}
+    overall = {(row["metric"], row["condition"]): row for row in rows if row["layer"] == OVERALL}
     layers = sorted({row["layer"] for row in rows if row["layer"] != OVERALL})
     for metric in metrics:
         for condition in metric.conditions_with_labels(labels):
             keys = [(metric.name, condition, layer) for layer in (OVERALL, *layers)]
             numbers = "".join(_number(found[key]) for key in keys if key in found)
-            print(f"{f'{metric.label}, {condition}':<52}{numbers}")
+            row = overall.get((metric.name, condition))
+            exact = _exact(metric, row) if metric.share and row else None
+            of = f"   [{exact[0]:.4f}, {exact[1]:.4f}] of {row['examples']}" if exact and row else ""
+            print(f"{f'{metric.label}, {condition}':<52}{numbers}{of}")
     if layers:
         print(f"{'':<52}{'overall':>9}" + "".join(f"{'layer ' + str(i):>9}" for i in layers))
+
+
+def _exact(metric: Metric, row: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The exact 95 % interval of one seed's share (Clopper and Pearson); None where it is undefined."""
+    from raydual.statistics.proportions import exact
+
+    if math.isnan(row["value"]) or not row["examples"]:
+        return None
+    whole = float(metric.bounds[1] or 1)
+    low, high = exact(round(row["value"] / whole * row["examples"]), row["examples"])
+    return low * whole, high * whole
 
 
 def _number(value: float) -> str:

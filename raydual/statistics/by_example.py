@@ -44,13 +44,12 @@ def add_examples(
             wanted[(row["metric"], row["condition"], row["control"]), None] = row
     for row in compared:
         if row["layer"] == OVERALL and not math.isnan(row["p_max_t"]):
-            own = row["metric"], row["condition"], row["control"]
             base = row["baseline"], row["baseline_condition"], row["baseline_control"]
-            wanted[own, base] = row
-    for (own, base), found in sums_of(files, catalogue, list(wanted)).items():
-        row = wanted[own, base]
-        if found.seeds == row["n"] and found.seeds > 1:
-            row |= asdict(_both(own[0], catalogue, found, base is not None, row))
+            wanted[(row["metric"], row["condition"], row["control"]), base] = row
+    for contrast, found in sums_of(files, catalogue, list(wanted)).items():
+        row = wanted[contrast]
+        if found.seeds == row["n"] and not math.isnan(found.variance):
+            row |= asdict(_both(row["metric"], catalogue, found, contrast[1] is not None, row))
 
 
 def _both(metric: str, catalogue: Catalogue, found: Crossed, compared: bool, row: Row) -> Both:
@@ -58,8 +57,16 @@ def _both(metric: str, catalogue: Catalogue, found: Crossed, compared: bool, row
         whole = float(catalogue[metric].bounds[1] or 1)
         return of_difference(found, whole) if compared else of_share(found, whole)
     # Layers without a value for an example weigh otherwise in a mean that is first over examples, then over layers.
-    moved = (row["difference"] if compared else row["mean"]) - found.mean
-    return of_mean(replace(found, mean=found.mean + moved))
+    both = of_mean(replace(found, mean=row["difference"] if compared else row["mean"]))
+    return both if compared else _within(both, catalogue[metric].bounds)
+
+
+def _within(both: Both, bounds: tuple[float | None, float | None]) -> Both:
+    """The interval cut off where the metric ends."""
+    low, high = (math.inf * side if end is None else end for side, end in zip((-1, 1), bounds, strict=True))
+    if both.ci_low_both is None or both.ci_high_both is None:
+        return both
+    return replace(both, ci_low_both=max(low, both.ci_low_both), ci_high_both=min(high, both.ci_high_both))
 
 
 def sums_of(

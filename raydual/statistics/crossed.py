@@ -100,7 +100,7 @@ class CrossedSums:
         s, e = len(values), int(np.count_nonzero(self._shares))
         mean = float(values.mean()) if s else math.nan
         if s < 2 or e < 2:
-            return Crossed(s, e, mean, *[math.nan] * 6)
+            return Crossed(s, e, mean, math.nan, math.nan, math.nan, math.nan, math.nan, math.nan)
         shares = np.asarray(self._shares) / s
         moves = float(((np.asarray(self._moves) / s) ** 2).sum())
         # Mean squares of the balanced design whose cells are value + examples * move.
@@ -108,10 +108,9 @@ class CrossedSums:
         of_examples = s * e**2 * moves / (e - 1)
         left = max(0.0, e**2 * (self._squares - s * moves) / ((s - 1) * (e - 1)))
         variance, freedom = _of_mean(of_seeds, of_examples, left, s, e)
-        sds = ((of_seeds - left) / e, (of_examples - left) / s, left)
-        return Crossed(
-            s, e, mean, *(math.sqrt(max(0.0, one)) for one in sds), variance, freedom, 1 / float((shares**2).sum())
-        )
+        sd_seed, sd_example = (math.sqrt(max(0.0, one)) for one in ((of_seeds - left) / e, (of_examples - left) / s))
+        distinct = 1 / float((shares**2).sum())
+        return Crossed(s, e, mean, sd_seed, sd_example, math.sqrt(left), variance, freedom, distinct)
 
 
 def crossed(parts: Iterable[Cells]) -> Crossed:
