@@ -83,7 +83,8 @@ class Browser:
         for event in self.events:
             method, told = event["method"], event["params"]
             if method == "Runtime.exceptionThrown":
-                found.append(told["exceptionDetails"]["text"])
+                details = told["exceptionDetails"]
+                found.append(details.get("exception", {}).get("description", details["text"]))
             if method == "Runtime.consoleAPICalled" and told["type"] in ("error", "warning"):
                 found.append(" ".join(str(one.get("value")) for one in told["args"]))
             if method == "Log.entryAdded" and told["entry"]["level"] in ("error", "warning"):

@@ -104,7 +104,7 @@ def library() -> Markup:
     import vl_convert
 
     script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed", vl_version=VEGA_LITE)
-    return Markup(script.replace("</", "<\\/"))  # noqa: S704
+    return Markup(script.replace("</script", "<\\/script"))  # noqa: S704
 
 
 def _is_nan(value: Any) -> bool:
