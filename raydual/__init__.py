@@ -37,6 +37,8 @@ _WHERE = {
     "record": "raydual.one_seed.laboratory",
     "record_seed": "raydual.one_seed.recordings",
     "verify_dual": "raydual.one_seed.dual",
+    "verify_context_weights": "raydual.one_seed.context_weights",
+    "fit_patches": "raydual.model.fitted_patches",
     "linear_attention_model": "raydual.one_seed.linear_attention",
     "attention_weights": "raydual.one_seed.laboratory",
     "Measurer": "raydual.measure.measurer",

@@ -227,6 +227,7 @@ def _manifest(run: RunDirectory, choice: "Choice", timings: Timings, computed: "
     return {
         "name": run.config().name,
         "fingerprint": run.config().fingerprint(),
+        "additions": run.additions(),
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seeds": {
             "asked": len(run.config().seeds),

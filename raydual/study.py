@@ -1,7 +1,6 @@
 """A sweep and its data together: what every worker needs to make prompts. Loads no torch."""
 
 import math
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +14,7 @@ from raydual.data.prompts import DemonstrationSet, Queries, encode_demonstration
 from raydual.data.tokens import encode
 from raydual.errors import UserError
 from raydual.model.source import ModelSource
-from raydual.settings.controls import MEASUREMENT, Control, controls_of
+from raydual.settings.controls import MEASUREMENT, Control, controls_of, next_seed
 from raydual.settings.schema import SweepConfig
 from raydual.settings.task import Task
 
@@ -118,8 +117,7 @@ def _unit(seed: int, control: Control, in_order: Sequence[int]) -> Unit:
     """`Study.unit` among sorted seeds."""
     if control.tuned_on == "own":
         return Unit(seed, control, seed)
-    after = bisect_right(in_order, seed)
-    following = in_order[after] if after < len(in_order) else next(iter(in_order), seed)
+    following = next_seed(seed, in_order)
     if following == seed:
         raise UserError(f"control {control.name!r}: there is no seed but {seed} to fine-tune on; name more `seeds`")
     return Unit(seed, control, following)

@@ -67,9 +67,11 @@ class Browser:
         self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.ask("Page.navigate", url=page.as_uri())
         end = time.monotonic() + PATIENCE
-        while not self.run("document.readyState === 'complete' && !document.querySelector('.plot > svg')"):
+        still = "document.querySelector('.plot > svg')"
+        while not self.run(f"document.readyState === 'complete' && !({still}?.scrollIntoView(), {still})"):
             assert time.monotonic() < end, "figures are missing"
             time.sleep(0.1)
+        self.run("scrollTo(0, 0)")
 
     def run(self, script: str) -> Any:
         """What a line of JavaScript gives."""

@@ -21,7 +21,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from raydual.catalogue.entries import CATALOGUE, OVERALL, of_label
+from raydual.catalogue.entries import OVERALL, of_label
 from raydual.measure import measurer as bench_module
 from raydual.measure import rank_metrics, scoring
 from raydual.measure import seeds as replica
@@ -32,6 +32,7 @@ from raydual.settings.controls import MEASUREMENT, Control
 from raydual.settings.schema import Finetune
 from raydual.study import Study, Unit
 
+from .default_catalogue import CATALOGUE
 from .rank_bounds import TWICE, Order, recall_bound, tau_bound, unsure_maximum
 
 DRAWS = 3
@@ -271,7 +272,7 @@ def _prediction_bounds(plain: Watch, moved: Sequence[Watch], place: tuple[int, s
     ratios = {
         (metric.name, condition): math.inf if corrected else 0.0
         for metric in CATALOGUE.values()
-        if not metric.per_layer
+        if not metric.per_layer and not metric.switch
         for condition in metric.conditions_with_labels(plain.scores[*place, "icl"][0].shape[-1])
     }
     return ratios | bounds

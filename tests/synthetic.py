@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from raydual.catalogue.entries import CATALOGUE, OVERALL, Catalogue, Metric
+from raydual.catalogue.entries import OVERALL, Catalogue, Metric
 from raydual.run_directory.directory import (
     FAILED,
     FINETUNE_SEARCH,
@@ -19,6 +19,8 @@ from raydual.run_directory.directory import (
 )
 from raydual.settings.reading import validate_config
 from raydual.settings.schema import SweepConfig
+
+from .default_catalogue import CATALOGUE
 
 REASON = "its prompt has 2101 tokens, more than the context of 2048 holds"
 _CENTRES = {"accuracy": 0.8, "greedy_accuracy": 0.7, "lambda": 0.6, "update_norm": 1.7, "rec2ftp": 61.0}

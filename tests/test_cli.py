@@ -13,19 +13,21 @@ import yaml
 
 import raydual
 from raydual.catalogue import entries as catalogue
-from raydual.catalogue.entries import CATALOGUE
 from raydual.commands import main
 from raydual.measure.seeds import SeedMeasurer
 from raydual.one_seed.laboratory import Laboratory
 from raydual.run_directory.directory import FINETUNE_SEARCH, RunDirectory
 from raydual.settings.controls import MEASUREMENT
 
+from .default_catalogue import CATALOGUE
 from .rounding import rounding_bounds
 from .sweeping import tiny_settings
 from .tiny import FAMILIES, LABELS, save_tiny, tiny_examples
 from .tolerance import within
 
-METRICS = [family.command for family in catalogue.FAMILIES.values() if family.table and family.command != "own"]
+TABLES = [family for family in catalogue.FAMILIES.values() if family.table and family.command != "own"]
+METRICS = [family.command for family in TABLES if not family.switch]
+SWITCHED = [family.command for family in TABLES if family.switch]
 PRINTED = 0.5e-4
 """What four decimals leave out."""
 
@@ -94,6 +96,21 @@ def test_a_metric_command_gives_the_same_as_json(sweep, measured, bounds, comman
             assert printed[key] is None
         else:
             assert within(printed[key], row["value"], bounds[2, "none", *key])
+
+
+@pytest.mark.parametrize("command", SWITCHED)
+def test_a_command_turns_on_what_it_prints(sweep, command, capsys):
+    assert main([command, str(sweep), "--seed", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    metrics = CATALOGUE.of_command(command)
+    for label in [f"{m.label}, {c} " for m in metrics for c in m.conditions_with_labels(len(LABELS))]:
+        assert sum(line.startswith(label) for line in lines) == 1, label
+    family = next(family for family in TABLES if family.command == command)
+    laboratory = Laboratory(raydual.load_config(sweep, [f"measures.{family.switch}={family.on}"]))
+    rows = [row for row in laboratory.measure(2) if row["metric"] in {m.name for m in metrics} and row["layer"] == -1]
+    for row in rows:
+        line = next(x for x in lines if x.startswith(f"{CATALOGUE[row['metric']].label}, {row['condition']} "))
+        assert line[52:61].strip() == ("-" if np.isnan(row["value"]) else f"{row['value']:.4f}")
 
 
 def test_accuracies_are_given_as_json_too(sweep, capsys):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from raydual.catalogue.entries import CATALOGUE
 from raydual.data.examples import demonstration_indices
 
+from .default_catalogue import CATALOGUE
 from .reference import seed as plain
 from .reference.finetune import FinetuneSettings
 from .reference.prompts import TaskSettings

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raydual.catalogue.entries import CATALOGUE
 from raydual.data.demonstrations import demonstration_examples
 from raydual.data.examples import Dataset, Examples, demonstration_indices
 from raydual.errors import UserError
@@ -23,6 +22,7 @@ from raydual.settings.reading import validate_config
 from raydual.settings.schema import Controls, Finetune
 from raydual.study import Study, prepare_study
 
+from .default_catalogue import CATALOGUE
 from .reference import seed as plain
 from .reference.finetune import FinetuneSettings
 from .reference.prompts import TaskSettings

@@ -5,7 +5,6 @@ import pyarrow as pa
 import pytest
 
 import raydual
-from raydual.catalogue.entries import CATALOGUE
 from raydual.errors import UserError
 from raydual.measure.measurer import Measurer
 from raydual.measure.seeds import SeedMeasurer
@@ -16,6 +15,7 @@ from raydual.run_directory.schemas import ARMS, EXAMPLES, heads_field, layers_fi
 from raydual.settings.controls import control_named
 from raydual.settings.reading import validate_config
 
+from .default_catalogue import CATALOGUE
 from .reference import seed as plain
 from .reference.finetune import FinetuneSettings
 from .sweeping import ROOT
@@ -291,7 +291,7 @@ def test_values_of_a_batch_that_was_not_finished_are_not_read_and_removed(run):
 
 def test_a_run_keeps_the_same_values_throughout(run):
     for kept in ("layers", "off"):
-        with pytest.raises(UserError, match=f"examples changed: the run keeps overall, not {kept}"):
+        with pytest.raises(UserError, match=f"examples changed from overall to {kept}"):
             check(run, run.config([f"examples={kept}"]), resume=True)
 
 

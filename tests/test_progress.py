@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from raydual.catalogue.entries import CATALOGUE, OVERALL
+from raydual.catalogue.entries import OVERALL
 from raydual.cluster.gauges import METRICS
 from raydual.cluster.status import Status, Work
 from raydual.cluster.watch import Watch
@@ -13,6 +13,8 @@ from raydual.measure.rows import failure_row
 from raydual.plan.layout import Layout
 from raydual.plan.progress import MeasureNews, StageProgress, earlier
 from raydual.run_directory.directory import measurement_table
+
+from .default_catalogue import CATALOGUE
 
 
 class Clock:

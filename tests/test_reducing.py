@@ -6,11 +6,11 @@ import pytest
 import ray
 from ray.util.state import list_tasks
 
-from raydual.catalogue.entries import CATALOGUE
 from raydual.cluster.reducing import map_on_ray
 from raydual.statistics import reduce
 from raydual.statistics.reduce import reduce_run
 
+from .default_catalogue import CATALOGUE
 from .synthetic import synthetic_run
 
 

@@ -1,6 +1,7 @@
 """The report in a real browser: narrow and wide, light and dark, on paper, and as a screen reader is given it."""
 
 import base64
+import time
 
 import pytest
 
@@ -11,7 +12,7 @@ from raydual.run_directory.directory import measurement_table
 from raydual.run_directory.storage import storage_at
 from raydual.statistics.reduce import reduce_run
 
-from .browser import browser
+from .browser import PATIENCE, browser
 from .pages import page_of
 from .synthetic import control_rows, synthetic_run
 
@@ -26,7 +27,8 @@ SMALL = """[...document.body.querySelectorAll('*')].filter(one => {
   const own = [...one.childNodes].some(node => node.nodeType === 3 && node.data.trim());
   const silent = ['SCRIPT', 'STYLE', 'title', 'desc'].includes(one.tagName);
   if (!own || silent || !one.getBoundingClientRect().width) return false;
-  const scale = one.ownerSVGElement ? one.getScreenCTM().a : 1;
+  const turned = one.ownerSVGElement ? one.getScreenCTM() : { a: 1, b: 0 };
+  const scale = Math.hypot(turned.a, turned.b);
   return parseFloat(getComputedStyle(one).fontSize) * scale < 9;
 }).map(one => one.tagName + ' ' + one.textContent.slice(0, 40))"""
 
@@ -102,12 +104,9 @@ def test_without_scripts_the_pictures_stand(pages, opened):
     opened.ask("Emulation.setScriptExecutionDisabled", value=True)
     try:
         opened.ask("Page.navigate", url=pages["run"].as_uri())
-        opened.ask("Page.bringToFront")
-        tree = opened.tree()
-        while not tree or not any(role == "table" for role, _ in tree):
-            tree = opened.tree()
-        named = {name for role, name in tree if role == "image"}
-        assert {one["title"] for one in page_of(pages["run"]).svgs} <= named
+        expected, end = {one["title"] for one in page_of(pages["run"]).svgs}, time.monotonic() + PATIENCE
+        while not expected <= {name for role, name in opened.tree() if role == "image"}:
+            assert time.monotonic() < end, "pictures are missing"
     finally:
         opened.ask("Emulation.setScriptExecutionDisabled", value=False)
 
@@ -118,8 +117,8 @@ def test_it_can_be_printed(pages, opened):
         "Emulation.setEmulatedMedia", media="print", features=[{"name": "prefers-color-scheme", "value": "dark"}]
     )
     opened.ask("Emulation.setDeviceMetricsOverride", width=700, height=TALL, deviceScaleFactor=1, mobile=False)
-    assert opened.run("document.documentElement.scrollWidth") <= 700
     assert opened.run(BEYOND) == []
+    assert opened.run("document.documentElement.scrollWidth") <= 700
     assert opened.run("getComputedStyle(document.documentElement).getPropertyValue('--ink').trim()") == "#1b2330"
     pdf = base64.b64decode(opened.ask("Page.printToPDF", printBackground=True)["data"])
     opened.ask("Emulation.setEmulatedMedia", media="")

@@ -12,14 +12,15 @@ import pytest
 import yaml
 
 import raydual
-from raydual.catalogue.entries import CATALOGUE
 from raydual.errors import UserError
 from raydual.pipeline import execute
 from raydual.run_directory.directory import RunDirectory
+from raydual.run_directory.measurements import units_of
 from raydual.settings.reading import load_config, validate_config
 from raydual.study import prepare_study
 from raydual.sweep import main
 
+from .default_catalogue import CATALOGUE
 from .sweeping import SEEDS, tiny_settings
 from .tiny import ANATOMIES, save_tiny
 from .tolerance import Rounding, assert_same_run
@@ -197,6 +198,27 @@ def test_a_killed_run_goes_on_to_the_same_summary(uninterrupted, inputs, tmp_pat
     run_to(run.path, inputs, resume=True)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in finished.items())
     assert_same_summary(run, uninterrupted, 0)
+
+
+def test_seeds_and_controls_that_are_added_give_the_rows_of_one_go(inputs, tmp_path, monkeypatch):
+    settings = {"search": {}, "finetune": {"learning_rate": 0.1}}
+    more = {"seeds": 4, "controls": {"other_seed": True, "permutations": 1}}
+    run = run_to(tmp_path / "run", inputs, seeds=3, controls={"other_seed": True}, **settings)
+    kept = {path: path.stat().st_mtime_ns for path in run.measurements.glob("*.parquet")}
+    written, write = [], RunDirectory.write_measurements
+    monkeypatch.setattr(
+        RunDirectory, "write_measurements", lambda run, *tables: written.append(tables[0]) or write(run, *tables)
+    )
+    run_to(run.path, inputs, resume=True, **more, **settings)
+    units = [unit for rows in written for unit in units_of(rows)]
+    # The one seed's measurement, its order and other seed, three other orders, and the last seed, whose next is new.
+    assert sorted(units) == sorted(
+        [(3, "none"), *((seed, "permutation_1") for seed in range(4)), (3, "other_seed"), (2, "other_seed")]
+    )
+    assert sum(path.exists() and path.stat().st_mtime_ns == stamp for path, stamp in kept.items()) >= 2
+    whole = run_to(tmp_path / "whole", inputs, **more, **settings)
+    assert_same_run(run, whole, Rounding.of_run(whole))
+    assert run.manifest()["additions"][0]["measured_again"] == [[2, "other_seed"]]
 
 
 def test_seeds_that_do_not_fit_are_counted_and_the_run_goes_on(inputs, tmp_path):

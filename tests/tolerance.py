@@ -176,5 +176,6 @@ def _reduced(run: RunDirectory, folder: Path) -> RunDirectory:
     copied.path.mkdir()
     shutil.copy(run.config_file, copied.config_file)
     shutil.copytree(run.measurements, copied.measurements)
+    shutil.copytree(run.storage.path("examples"), copied.storage.path("examples"))
     reduce_run(copied)
     return copied

@@ -10,15 +10,20 @@ from typing import Any, Literal
 
 from raydual.catalogue.metric import Metric, MetricError
 
-Of = Literal["recordings", "ranks", "predictions", "values"]
+Of = Literal["recordings", "ranks", "predictions", "values", "patches", "influence"]
 
 FIELDS = (
     *("attn_out", "hidden", "query", "query_normed", "attn_in", "scores_query"),
-    *("scores_demo", "context_mass", "context_update"),
+    *("scores_demo", "context_mass", "context_update", "part_mass", "part_update", "tuning_update"),
+    *("mlp_residual", "mlp_in", "mlp_product"),
 )
 """What passes can record."""
-IN_CONTEXT_FIELDS = ("scores_demo", "context_mass", "context_update")
-"""Those that only the in-context pass has."""
+MLP_FIELDS = ("mlp_residual", "mlp_in", "mlp_product")
+IN_CONTEXT_FIELDS = (
+    *("scores_demo", "context_mass", "context_update", "part_mass", "part_update", "tuning_update"),
+    *MLP_FIELDS,
+)
+"""Those that only the in-context pass records."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +96,30 @@ def of_values(metric: Metric) -> Mark:
     return _mark(metric, "values", 2)
 
 
+def of_patches(metric: Metric) -> Mark:
+    """Mark `f(found)` as the function of a metric of one seed's patch. It gives `[rows, layers]`."""
+    return _mark(metric, "patches", 1)
+
+
+def of_influence(metric: Metric) -> Mark:
+    """Mark `f(influences)` as the function of a metric of what one seed's demonstrations do and ask for.
+
+    It gives `[n]`. `random`: `f(influences, noise)`, noise `[n, demonstrations]`.
+    """
+    return _mark(metric, "influence", 1 + metric.random)
+
+
 def _mark(metric: Metric, of: Of, parameters: int, fields: Sequence[str] = ()) -> Mark:
     if not isinstance(metric, Metric):
         raise MetricError(f"a function is marked with a Metric, found {type(metric).__name__}")
     for wrong, words in (
         (isinstance(fields, str), "fields: must be a list of names"),
         (bool(set(fields) - set(FIELDS)), f"fields: must be some of {', '.join(FIELDS)}"),
-        (of == "predictions" and metric.per_layer, "a metric of predictions has no layers: say per_layer=False"),
-        (of in ("ranks", "values") and not metric.per_layer, f"a metric of {of} has a value for each layer"),
+        (
+            of in ("predictions", "influence") and metric.per_layer,
+            f"a metric of {of} has no layers: say per_layer=False",
+        ),
+        (of in ("ranks", "values", "patches") and not metric.per_layer, f"a metric of {of} has a value for each layer"),
         (of != "recordings" and metric.per_head, "per_head: only metrics of recordings have values of heads"),
         (of != "predictions" and metric.by_label, "by_label: only metrics of predictions are split by label"),
         (of == "predictions" and metric.random, "random: metrics of predictions draw no noise"),

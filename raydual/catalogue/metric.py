@@ -1,8 +1,8 @@
 """What is known of a metric, and a catalogue of metrics; the built-in ones are in `raydual.catalogue.entries`."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Literal, no_type_check
 
 OVERALL = -1
@@ -20,9 +20,16 @@ CONDITIONS = {
     "ft": "fine-tuned",
     "icl-ft": "in-context against fine-tuned",
     "icl-zsl": "in-context against zero-shot",
+    "patch": "patched",
+    "icl-patch": "in-context against patched",
+    "patch-ft": "patched against fine-tuned",
 }
 OF_ZERO_SHOT = ("zsl", "icl-zsl")
 """Those that are or hold the zero-shot condition: what others stand beside, not what is studied."""
+
+OF_PATCH = ("patch", "icl-patch", "patch-ft")
+"""Those of the arm that the setting `measures.patch` switches on, for all metrics that have them."""
+PATCH = "patch"
 
 Key = tuple[str, str]
 """A metric and its condition."""
@@ -55,6 +62,32 @@ FAMILIES = {
     "kendall": Family(
         "kendall", "rank correlations of attention to demonstrations of a seed, by layer, with their baselines"
     ),
+    "context_weights": Family(
+        "context-weights", "the context as weights of a seed's queries, verified", table=False, switch="context_weights"
+    ),
+    "patch": Family(
+        "patch",
+        "one patch of the weights for all queries of a seed, and what it does",
+        table=False,
+        switch="patch",
+        on="{ridge: 0.001}",
+    ),
+    "parts": Family(
+        "parts",
+        "who is attended by kind of token of a seed, by layer: label words, texts, template, separators",
+        switch="parts",
+    ),
+    "outputs": Family(
+        "outputs",
+        "output distributions of context and fine-tuning of a seed, calibration of every arm, and who flips",
+        switch="outputs",
+    ),
+    "influence": Family(
+        "influence",
+        "influence of each demonstration of a seed, done in context and asked for by fine-tuning, with its null",
+        switch="influence",
+        on="8",
+    ),
     "own": Family("own", "metrics of the sweep's own file (measures.own) of a seed, by layer"),
 }
 
@@ -74,11 +107,30 @@ PANELS = {
     "recall": Panel("Recall, %"),
     "ranks": Panel("Kendall's τ"),
     "exact": Panel("The updates themselves"),
+    "patch_recall": Panel("Recall of the patch, %"),
+    "patch_updates": Panel("SimAOU of the patch"),
+    "patch_maps": Panel("SimAM of the patch"),
+    "patch_fit": Panel("How much of the context one patch is"),
+    "patch_weights": Panel("The patch against fine-tuning's changes", over_seeds=False),
+    "patch_size": Panel("Size of the patch, relative to the weights", over_seeds=False),
+    "weights": Panel("The context as weights against fine-tuning", over_seeds=False),
+    "weight_size": Panel("Size of the context as weights, relative to the weights", over_seeds=False),
     "own": Panel("Own metrics"),
     "size": Panel("Size of the updates, relative to the attention output", over_seeds=False),
     "mass": Panel("λ, attention mass on the demonstrations", over_seeds=False),
+    "part_mass": Panel("λ by kind of token", over_seeds=False),
+    "part_share": Panel("Shares of the exact update by kind of token", over_seeds=False),
+    "part_simdual": Panel("SimDual by kind of token"),
+    "influence": Panel("Influence, Kendall's τ"),
+    "divergence": Panel("Output divergence, nats"),
+    "overlap": Panel("Output overlap"),
+    "calibration": Panel("Calibration error"),
+    "flips": Panel("Flips zsl, icl, ft: right, wrong"),
 }
 """In the order of the report."""
+
+
+_PANELS_OF_PATCH = {"recall": "patch_recall", "updates": "patch_updates", "maps": "patch_maps"}
 
 
 def of_label(condition: str, label: int) -> str:
@@ -191,6 +243,24 @@ class Metric:
         """Whether the headline tables show it."""
         return self.shown != "summary"
 
+    def panel_of(self, condition: str) -> str | None:
+        """Which of `PANELS` draws it under a condition: comparisons with the patch have panels of their own."""
+        if condition not in OF_PATCH or self.panel not in _PANELS_OF_PATCH:
+            return self.panel
+        return None if self.random else _PANELS_OF_PATCH[self.panel]
+
+    def switched(self, on: Callable[[str], bool]) -> "Metric | None":
+        """The metric with the conditions that are measured where `on` says which switches are; None if none is."""
+        if self.switch and not on(self.switch):
+            return None
+        conditions = tuple(name for name in self.conditions if name not in OF_PATCH or on(PATCH))
+        return replace(self, conditions=conditions) if conditions else None
+
+    def of_patch(self) -> "Metric | None":
+        """The metric under the conditions of the patch alone; None if it has none."""
+        conditions = tuple(name for name in self.conditions if name in OF_PATCH)
+        return replace(self, conditions=conditions, similarity=False) if conditions else None
+
     def conditions_with_labels(self, labels: int) -> list[str]:
         """`conditions`, and if the metric is split by gold label, each label's part of a task with so many labels."""
         split = [of_label(condition, label) for condition in self.conditions for label in range(labels)]
@@ -247,6 +317,18 @@ class Catalogue(Mapping[str, Metric]):
             for condition in metric.conditions
             if condition not in OF_ZERO_SHOT
         ]
+
+    def baselines_of(self, metric: Metric, condition: str) -> Iterator[Key]:
+        """What a metric must stand beside under one of its conditions.
+
+        Under those of the patch it is the baseline under the same one, where it has that, or one that shares an arm.
+        """
+        arms = set(condition.split("-"))
+        for name, at in metric.baselines:
+            if condition in OF_PATCH and condition in self[name].conditions and name != metric.name:
+                yield name, condition
+            elif (name, at) != (metric.name, condition) and (condition not in OF_PATCH or arms & set(at.split("-"))):
+                yield name, at
 
     def baselines(self) -> set[Key]:
         """Everything that a metric must stand beside."""

@@ -16,7 +16,7 @@ def check(
         Path, typer.Argument(metavar="CLUSTER.yaml", help="A cluster file, as `ray up` takes it.")
     ] = Path("cluster.yaml"),
 ) -> None:
-    """Say what a cluster file lacks before `ray up`, a line each."""
+    """Say what a cluster file lacks before `ray up`."""
     from raydual.cluster.check import problems
 
     found = problems(cluster)

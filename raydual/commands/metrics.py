@@ -45,7 +45,7 @@ def _command(family: Family) -> Callable[..., None]:
             ]
             print_json({**about(lab), "seed": seed, "control": control, "rows": numbers})
         else:
-            _print_table(metrics, rows, labels=len(lab.study.config.task.label_words))
+            print_table(metrics, rows, labels=len(lab.study.config.task.label_words))
 
     return command
 
@@ -58,7 +58,7 @@ for family in FAMILIES.values():
         )
 
 
-def _print_table(metrics: Sequence[Metric], rows: Sequence[Mapping[str, Any]], labels: int) -> None:
+def print_table(metrics: Sequence[Metric], rows: Sequence[Mapping[str, Any]], labels: int) -> None:
     """A line for each metric and condition: its overall number, then every layer's."""
     found = {(row["metric"], row["condition"], row["layer"]): row["value"] for row in rows}
     overall = {(row["metric"], row["condition"]): row for row in rows if row["layer"] == OVERALL}

@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from raydual.catalogue.metric import FAMILIES
+from raydual.commands.metrics import print_table
 from raydual.commands.options import AsJson, ControlName, Overrides, Seed, Study
 from raydual.commands.output import print_json
-from raydual.commands.studies import about, laboratory, title
+from raydual.commands.studies import about, laboratory, read_study, title
 from raydual.console import say
 from raydual.errors import UserError
 from raydual.files import QUICKSTART
@@ -96,6 +98,85 @@ def dual(
             print(line)
     if not report.holds:
         raise UserError(f"seed {seed}: the dual form does not hold within {report.tolerance:g}; see the table above")
+
+
+@commands.command()
+def context_weights(
+    config: Study = str(QUICKSTART),
+    overrides: Overrides = None,
+    seed: Seed = 0,
+    control: ControlName = "none",
+    precision: Annotated[
+        Literal["float32", "float64"], typer.Option(show_default=True, help="Of the verification.")
+    ] = "float64",
+    queries: Annotated[
+        int, typer.Option("--queries", min=2, show_default=True, help="How many queries are verified.")
+    ] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """The context as a change of weights, verified.
+
+    The model with changed MLP weights gives, without the context, the logits with it; two controls must fail. Then how
+    large the changes are, by layer, and their cosines with what fine-tuning changes (finetune.projections).
+    """
+    family = FAMILIES["context_weights"]
+    lab = laboratory(config, [f"measures.{family.switch}={family.on}", *(overrides or ())], seed, control)
+    if not as_json:
+        say(title(lab))
+    import numpy as np
+    import torch
+
+    from raydual.one_seed.context_weights import context_weights_lines, verify_context_weights
+
+    case, loaded = lab.case(seed, control)
+    own, alone = lab.queries.in_context[:queries], lab.queries.alone[:queries]
+    if len(own) < 2:
+        raise UserError("split.measured: at least 2 measured examples are needed, the second for the shuffled control")
+    prefix = np.concatenate([case.context.prefix, lab.queries.separator])
+    report = verify_context_weights(loaded.model, prefix, own, getattr(torch, precision), alone)
+    metrics = lab.study.config.catalogue.of_command(family.command)
+    names = {metric.name for metric in metrics}
+    rows = [row for row in lab.measure(seed, control) if row["metric"] in names]
+    if as_json:
+        numbers = [{key: row[key] for key in ("metric", "condition", "layer", "value")} for row in rows]
+        print_json({**about(lab), "seed": seed, "control": control, **report.as_json(), "rows": numbers})
+    else:
+        for line in context_weights_lines(report):
+            print(line)
+        print_table(metrics, rows, labels=len(lab.study.config.task.label_words))
+    if not report.holds:
+        raise UserError(
+            f"seed {seed}: the context as weights does not hold within {report.tolerance:g}; see the table above"
+        )
+
+
+@commands.command()
+def patch(
+    config: Study = str(QUICKSTART),
+    overrides: Overrides = None,
+    seed: Seed = 0,
+    control: ControlName = "none",
+    as_json: AsJson = False,
+) -> None:
+    """One patch of the weights for all queries.
+
+    It is fitted on the selection examples; then everything that is measured of it, without the context.
+    """
+    family = FAMILIES["patch"]
+    asked, *_ = read_study(config, overrides or ())
+    switch = [] if asked.measures.patch else [f"measures.{family.switch}={family.on}"]
+    lab = laboratory(config, [*switch, *(overrides or ())], seed, control)
+    if not as_json:
+        say(title(lab))
+    of_patch = [one for metric in lab.study.config.catalogue.values() if (one := metric.of_patch())]
+    labels = len(lab.study.config.task.label_words)
+    keys = {(one.name, condition) for one in of_patch for condition in one.conditions_with_labels(labels)}
+    rows = [row for row in lab.measure(seed, control) if (row["metric"], row["condition"]) in keys]
+    if as_json:
+        numbers = [{key: row[key] for key in ("metric", "condition", "layer", "value")} for row in rows]
+        print_json({**about(lab), "seed": seed, "control": control, "rows": numbers})
+    else:
+        print_table(of_patch, rows, labels)
 
 
 @commands.command()

@@ -46,7 +46,8 @@ def report(
     run = runs[0]
     from raydual.cells import CELLS, CellsDirectory, reduce_cells
     from raydual.report.cells import write_cells_report
-    from raydual.run_directory.directory import RunDirectory, copy_run
+    from raydual.run_directory.copying import copy_run
+    from raydual.run_directory.directory import RunDirectory
     from raydual.run_directory.storage import storage_at
 
     if into is not None:

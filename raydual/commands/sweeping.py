@@ -53,9 +53,9 @@ def sweep(
     ] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Use the nodes that are there, ask for no more.")] = False,
 ) -> None:
-    """Search, measure, reduce over seeds and report: a whole run.
+    """Search, measure, reduce over seeds and report.
 
-    It measures how alike in-context learning and fine-tuning are. The last line is the path of the report.
+    A whole run: it measures how alike in-context learning and fine-tuning are. The last line is the path of the report.
     """
     how = {"resume": resume, "address": address, "wait_minutes": _minutes(wait, no_wait)}
     try:

@@ -7,6 +7,7 @@ import tokenizers
 from jaxtyping import Bool, Int
 
 from raydual.data.examples import Examples
+from raydual.data.parts import TokenParts, token_parts
 from raydual.data.tokens import Tokens, align, encode
 from raydual.errors import UserError
 from raydual.settings.task import Task
@@ -33,6 +34,22 @@ class Queries:
     def __len__(self) -> int:
         return len(self.alone)
 
+    def take(self, which: range) -> "Queries":
+        """Some of the queries."""
+
+        def pick(values: tuple) -> tuple:
+            return tuple(values[i] for i in which)
+
+        return Queries(
+            alone=pick(self.alone),
+            in_context=pick(self.in_context),
+            aligned_alone=pick(self.aligned_alone),
+            aligned_in_context=pick(self.aligned_in_context),
+            separator=self.separator,
+            labels=pick(self.labels),
+            label_tokens=self.label_tokens,
+        )
+
     @property
     def lengths(self) -> list[int]:
         """How many tokens each query and a label word need at most, alone or after the demonstrations."""
@@ -52,7 +69,8 @@ class DemonstrationSet:
     `prefix` `[prefix_tokens]` are the demonstrations as one prompt, up to the query; `first_index` are the places of
     their first tokens in it. `examples[i]` is demonstration i tokenized alone, as fine-tuning sees it, and
     `label_masks[i]` says which of its tokens are the label word. A demonstration token that is the same in both is
-    `prefix[prefix_index[n]]` and `examples[example_index[n]][token_index[n]]`, in prompt order.
+    `prefix[prefix_index[n]]` and `examples[example_index[n]][token_index[n]]`, in prompt order. `parts` tells of every
+    token of the prefix what it is and whose.
     """
 
     seed: int
@@ -63,6 +81,7 @@ class DemonstrationSet:
     prefix_index: Int[np.ndarray, "pairs"]
     example_index: Int[np.ndarray, "pairs"]
     token_index: Int[np.ndarray, "pairs"]
+    parts: TokenParts
 
 
 def label_tokens(tokenizer: tokenizers.Tokenizer, task: Task) -> tuple[tuple[int, ...], ...]:
@@ -183,6 +202,7 @@ def encode_demonstrations(
         prefix_index=np.concatenate([together for together, _ in parts]),
         example_index=np.repeat(np.arange(len(parts)), [len(own) for _, own in parts]),
         token_index=np.concatenate([own for _, own in parts]),
+        parts=token_parts(whole, task.template, examples.queries, words, task.separator),
     )
 
 

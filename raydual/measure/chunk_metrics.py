@@ -10,61 +10,68 @@ from raydual.measure.weight_updates import simdw
 from raydual.metrics.similarity import cosine, relative_norm, simam_of_heads, simaou, unit
 
 Layers = Float[Tensor, "G n layers"]
+ByPair = dict[str, Layers]
 Heads = Float[Tensor, "G n layers heads"]
+HeadsByPair = dict[str, Heads]
 
 
 @of_recordings(CATALOGUE["simaou"])
-def normalised_updates(found: Recordings) -> Layers:
+def normalised_updates(found: Recordings) -> ByPair:
     """SimAOU."""
-    return simaou(*found.update)
+    return {name: simaou(*pair) for name, pair in found.updates.items()}
 
 
 @of_recordings(CATALOGUE["simaou_raw"])
-def raw_updates(found: Recordings) -> Layers:
+def raw_updates(found: Recordings) -> ByPair:
     """SimAOU of outputs as they are."""
-    return simaou(*found.update, normalised=False)
+    return {name: simaou(*pair, normalised=False) for name, pair in found.updates.items()}
 
 
 @of_recordings(CATALOGUE["simaou_random"])
-def random_updates(found: Recordings, noise: Noise) -> Layers:
+def random_updates(found: Recordings, noise: Noise) -> ByPair:
     """Dai's baseline."""
-    icl, _, zsl = found.update
-    return cosine(unit(icl) - unit(zsl), noise(*icl.shape[2:]))
+    drawn = noise(*found.updates["icl-ft"][0].shape[2:])
+    return {name: cosine(unit(one) - unit(zsl), drawn) for name, (one, _, zsl) in found.updates.items()}
 
 
 @of_recordings(CATALOGUE["update_norm"])
-def update_norms(found: Recordings) -> dict[str, Layers]:
+def update_norms(found: Recordings) -> ByPair:
     """The norms that the null of SimAOU is made from."""
-    icl, ft, zsl = found.update
-    return {"icl": relative_norm(icl, zsl), "ft": relative_norm(ft, zsl)}
+    field = found.measures.update_field
+    return {name: relative_norm(one[field], found.zsl[field]) for name, one in found.arms.items()}
 
 
 @of_recordings(CATALOGUE["simam"])
-def maps(found: Recordings) -> dict[str, Heads]:
+def maps(found: Recordings) -> HeadsByPair:
     """SimAM and its zero-shot baseline."""
-    return _similar(found.scores)
+    return _similar(found, found.scores)
 
 
 @of_recordings(CATALOGUE["delta_simam"])
-def changes_of_maps(found: Recordings) -> Heads:
+def changes_of_maps(found: Recordings) -> HeadsByPair:
     """ΔSimAM."""
-    return simam_of_heads(found.scores["icl"], found.scores["ft"], found.scores["zsl"])
+    return _similar_changes(found, found.scores)
 
 
 @of_recordings(CATALOGUE["simam_softmax"])
-def weights(found: Recordings) -> dict[str, Heads]:
+def weights(found: Recordings) -> HeadsByPair:
     """SimAM after the softmax."""
-    return _similar(found.directions)
+    return _similar(found, found.directions)
 
 
 @of_recordings(CATALOGUE["delta_simam_softmax"])
-def changes_of_weights(found: Recordings) -> Heads:
+def changes_of_weights(found: Recordings) -> HeadsByPair:
     """ΔSimAM after the softmax."""
-    return simam_of_heads(found.weights["icl"], found.weights["ft"], found.weights["zsl"])
+    return _similar_changes(found, found.weights)
 
 
-def _similar(of: dict[str, Tensor]) -> dict[str, Heads]:
-    return {"icl-ft": simam_of_heads(of["icl"], of["ft"]), "icl-zsl": simam_of_heads(of["icl"], of["zsl"])}
+def _similar(found: Recordings, of: dict[str, Tensor]) -> HeadsByPair:
+    pairs = {name: simam_of_heads(of[one], of[other]) for name, (one, other) in found.pairs.items()}
+    return pairs | {"icl-zsl": simam_of_heads(of["icl"], of["zsl"])}
+
+
+def _similar_changes(found: Recordings, of: dict[str, Tensor]) -> HeadsByPair:
+    return {name: simam_of_heads(of[one], of[other], of["zsl"]) for name, (one, other) in found.pairs.items()}
 
 
 @of_recordings(CATALOGUE["simdual"])

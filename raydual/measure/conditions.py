@@ -70,12 +70,14 @@ def _id_and_distance(rows: Rows, places: Int[Tensor, "n pairs"]) -> Int[Tensor, 
 class Outcome:
     """What a pass over `rows` gave: recorded fields (see `Recorder`), label scores and the greedy token.
 
-    `scores` `[rows, labels]` are mean log-probabilities of the label words' tokens.
+    `scores` `[rows, labels]` are mean log-probabilities of the label words' tokens; `next_token` those of every token
+    after the prompt, kept only where they are asked for.
     """
 
     fields: dict[str, Float[Tensor, "rows layers ..."]]
     scores: Float[Tensor, "rows labels"]
     greedy: Int[Tensor, "rows"]
+    next_token: Float[Tensor, "rows vocabulary"] | None = None
 
     @property
     def prediction(self) -> Int[Tensor, "rows"]:
@@ -90,10 +92,12 @@ def run_condition(
     fields: tuple[str, ...] = (),
     prefix: Prefix | None = None,
     recorder: Recorder | None = None,
+    keep_next_token: bool = False,
 ) -> Outcome:
     """Pass `rows` through the model, after `prefix` if there is one, and record at each row's last token.
 
-    What is recorded are `fields`, or what a `recorder` made for these rows asks for.
+    What is recorded are `fields`, or what a `recorder` made for these rows asks for. `keep_next_token` keeps the
+    log-probabilities of the whole vocabulary.
     """
     if recorder is None and fields:
         recorder = Recorder(fields, rows.last)
@@ -103,7 +107,7 @@ def run_condition(
         [_word_score(model, rows, log_probs[:, word[0]], word, prefix) for word in label_tokens], dim=1
     )
     recorded = {} if recorder is None else {name: recorder.result(name) for name in recorder.fields}
-    return Outcome(recorded, scores, log_probs.argmax(dim=-1))
+    return Outcome(recorded, scores, log_probs.argmax(dim=-1), log_probs if keep_next_token else None)
 
 
 def _at(states: Tensor, index: Int[Tensor, "rows"]) -> Tensor:

@@ -1,15 +1,29 @@
 """Every metric's function: the built-in ones, matched with the catalogue when this is imported, and a user's own."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import ModuleType
 
 from raydual.catalogue.entries import CATALOGUE, Catalogue, MetricError
 from raydual.catalogue.marks import Measure
 from raydual.catalogue.own import measures_in
-from raydual.measure import chunk_metrics, nulls, prediction_metrics, rank_metrics
+from raydual.measure import (
+    chunk_metrics,
+    influence,
+    nulls,
+    output_metrics,
+    part_metrics,
+    patch_arm,
+    prediction_metrics,
+    rank_metrics,
+    weight_patches,
+)
 from raydual.settings.schema import Measures
 
-_MODULES = (prediction_metrics, chunk_metrics, rank_metrics, nulls)
+_MODULES = (
+    *(prediction_metrics, chunk_metrics, rank_metrics, nulls),
+    *(weight_patches, patch_arm, part_metrics, output_metrics, influence),
+)
 
 
 def matched(catalogue: Catalogue, modules: Sequence[ModuleType]) -> tuple[Measure, ...]:
@@ -47,5 +61,5 @@ def functions_of(measures: Measures) -> tuple[Measure, ...]:
         The user's file does not run here.
     """
     own = measures.own
-    builtin = (one for one in BUILTIN if measures.measured(one.metric))
+    builtin = (replace(one, metric=metric) for one in BUILTIN if (metric := measures.switched(one.metric)))
     return (*builtin, *(measures_in(own.source, own.file) if own else ()))

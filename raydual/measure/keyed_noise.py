@@ -3,11 +3,11 @@
 import zlib
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from raydual.measure.conditions import Chunk
 from raydual.metrics.noise import uniform
 
 # Streams, so that no two baselines share their draws; those of rankings are one baseline.
@@ -22,12 +22,12 @@ def stream_of(metric: str) -> int:
 
 
 def keyed_noise(
-    noise_seed: int, stream: int, seeds: Tensor, chunk: Chunk, shape: Sequence[int]
+    noise_seed: int, stream: int, seeds: Tensor, index: np.ndarray, shape: Sequence[int]
 ) -> Float[Tensor, "G n layers elements"]:
-    """Uniform noise for each of the G `seeds`, the chunk's n examples, and `shape` = (layers, elements)."""
+    """Uniform noise for each of the G `seeds`, the n examples `index`, and `shape` = (layers, elements)."""
     layers, elements = shape
     device = seeds.device
-    examples = torch.as_tensor(chunk.index, device=device)
+    examples = torch.as_tensor(index, device=device)
     return uniform(
         noise_seed,
         torch.tensor(stream, device=device),

@@ -6,6 +6,7 @@ import numpy as np
 
 from raydual.measure.examples import Found
 from raydual.measure.grouping import Groups, group_size
+from raydual.measure.influence import Influences
 from raydual.measure.rows import Row
 from raydual.measure.seeds import SeedMeasurer, ZeroShot
 from raydual.model.fresh import fresh_model
@@ -48,7 +49,12 @@ class Measurer:
         words = _words(control)
         if words not in self._by_words:
             queries = self.study.queries(self.loaded.tokenizer, "measured", control)
-            self._by_words[words] = SeedMeasurer(self.loaded, queries, self.study.config, self.zero_shot.get(words))
+            fitted_on = None
+            if self.study.config.measures.patch:
+                fitted_on = self.study.queries(self.loaded.tokenizer, "selection", control)
+            self._by_words[words] = SeedMeasurer(
+                self.loaded, queries, self.study.config, self.zero_shot.get(words), fitted_on
+            )
         return self._by_words[words]
 
     def shares(self) -> dict[str, ZeroShot]:
@@ -68,10 +74,21 @@ class Measurer:
             parts = [part for case in cases for part in self._measure(self._fresh(case, control), control, [case])]
         return Found.joined(parts, control.name)
 
+    def influences(self, control: Control, case: Case, examples: int) -> Influences:
+        """What each demonstration of a case does, and what its fine-tuning step asks for, on the first `examples`."""
+        trained = control.weights == "trained"
+        seeds = self.for_control(control) if trained else self._fresh(case, control)
+        others = [case.tuned_on] if case.tuned_on else None
+        at_random = control.step == "random"
+        return seeds.influences([case.context], self._settings(control), others, at_random, examples)[0]
+
+    def _settings(self, control: Control) -> Finetune:
+        if control.step != "layer_causal":
+            return self.settings
+        return self.settings.model_copy(update={"gradient": "layer_causal"})
+
     def _measure(self, seeds: SeedMeasurer, control: Control, cases: Sequence[Case]) -> list[Found]:
-        settings = self.settings
-        if control.step == "layer_causal":
-            settings = settings.model_copy(update={"gradient": "layer_causal"})
+        settings = self._settings(control)
         if self.groups is None:
             execution = self.study.config.execution
             self.groups = Groups(
@@ -87,10 +104,16 @@ class Measurer:
 
     def _fresh(self, case: Case, control: Control) -> SeedMeasurer:
         """What measures on an untrained model, drawn for this seed alone."""
+        plain = self.for_control()
+        return SeedMeasurer(self.model_of(control, case), plain.queries, self.study.config, fitted_on=plain.fitted_on)
+
+    def model_of(self, control: Control, case: Case) -> LoadedModel:
+        """The model that a case is measured on: the trained one, or one that is drawn for its seed."""
+        if not control.draws_models:
+            return self.loaded
         keys = [self.study.config.measures.noise_seed, case.context.seed]
         seed = int(np.random.SeedSequence(keys).generate_state(1)[0])
-        model = fresh_model(self.loaded, seed, control.weights == "trained_embeddings")
-        return SeedMeasurer(model, self.for_control().queries, self.study.config)
+        return fresh_model(self.loaded, seed, control.weights == "trained_embeddings")
 
 
 def _words(control: Control) -> str:

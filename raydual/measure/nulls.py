@@ -38,6 +38,11 @@ def drawn_values(
 @of_values(CATALOGUE["simaou_norm_matched"])
 def norm_matched(
     values: SeedValues, generator: np.random.Generator
-) -> Float[np.ndarray, "examples layers"]:  # fmt: skip
+) -> dict[str, Float[np.ndarray, "examples layers"]]:  # fmt: skip
     """SimAOU of updates that are random but for their norms."""
-    return norm_matched_null(values["update_norm", "icl"], values["update_norm", "ft"], values.width, generator)
+    patched = ("update_norm", "patch") in values.by_key
+    found = {}
+    for name in ("icl-ft", "icl-patch", "patch-ft") if patched else ("icl-ft",):
+        one, other = (values["update_norm", arm] for arm in name.split("-"))
+        found[name] = norm_matched_null(one, other, values.width, generator)
+    return found

@@ -26,6 +26,12 @@ class Predictions:
     greedy_right: Bool[np.ndarray, "examples"]
     scores: Float[np.ndarray, "examples labels"]
 
+    @property
+    def confidence(self) -> Float[np.ndarray, "examples"]:
+        """The probability of the predicted label among the label words."""
+        scores = self.scores.astype(np.float64)
+        return 1 / np.exp(scores - scores.max(axis=1, keepdims=True)).sum(axis=1)
+
 
 @dataclass(frozen=True)
 class SeedPredictions:
@@ -36,6 +42,7 @@ class SeedPredictions:
     ft: Predictions
     gold: Int[np.ndarray, "examples"]
     labels: int
+    patch: Predictions | None = None
 
     @property
     def examples(self) -> int:
@@ -43,19 +50,58 @@ class SeedPredictions:
         return len(self.gold)
 
     @cached_property
+    def by_condition(self) -> dict[str, Predictions]:
+        """The predictions of each condition."""
+        patched = {} if self.patch is None else {"patch": self.patch}
+        return {"zsl": self.zsl, "icl": self.icl, "ft": self.ft, **patched}
+
+    @cached_property
+    def pairs(self) -> dict[str, "Pair"]:
+        """The comparisons of two of them."""
+        names = ("icl-ft",) if self.patch is None else ("icl-ft", "icl-patch", "patch-ft")
+        return {name: Pair(self, *name.split("-")) for name in names}
+
+
+_WORDS = {"icl": "the context", "ft": "fine-tuning", "patch": "the patch"}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two conditions beside each other, by their names: the `other` stands where fine-tuning does in Rec2FTP."""
+
+    of: SeedPredictions
+    name: str
+    other_name: str
+
+    @property
+    def one(self) -> Predictions:
+        """What the first predicts."""
+        return self.of.by_condition[self.name]
+
+    @property
+    def other(self) -> Predictions:
+        """What the second predicts."""
+        return self.of.by_condition[self.other_name]
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """What the two are called in a sentence."""
+        return _WORDS[self.name], _WORDS[self.other_name]
+
+    @property
     def alike(self) -> Bool[np.ndarray, "examples"]:
-        """Whether the context and fine-tuning predict the same label."""
-        return self.icl.label == self.ft.label
+        """Whether both predict the same label."""
+        return self.one.label == self.other.label
 
     @cached_property
     def recall(self) -> Recall:
         """Rec2FTP."""
-        return rec2ftp(self.zsl.right, self.icl.right, self.ft.right)
+        return rec2ftp(self.of.zsl.right, self.one.right, self.other.right)
 
     @cached_property
-    def by_condition(self) -> dict[str, Predictions]:
-        """The predictions of each condition."""
-        return {"zsl": self.zsl, "icl": self.icl, "ft": self.ft}
+    def reverse(self) -> Recall:
+        """Reverse recall."""
+        return reverse_recall(self.of.zsl.right, self.one.right, self.other.right)
 
 
 def predicted_values(functions: Sequence[Measure], found: SeedPredictions) -> Iterator[tuple[str, str, Value]]:
@@ -94,54 +140,69 @@ def greedy_accuracy(found: SeedPredictions) -> dict[str, Value]:
 
 
 @of_predictions(CATALOGUE["rec2ftp"])
-def recall(found: SeedPredictions) -> Value:
+def recall(found: SeedPredictions) -> dict[str, Value]:
     """Rec2FTP; its examples are its denominator."""
-    reason = None if found.recall.of else "fine-tuning corrects no example that zero-shot gets wrong"
-    return Value(found.recall.value, found.recall.of, reason)
+    return {name: _recalled(pair.recall, pair.words[1]) for name, pair in found.pairs.items()}
+
+
+def _recalled(recall: Recall, corrects: str) -> Value:
+    return Value(
+        recall.value, recall.of, None if recall.of else f"{corrects} corrects no example that zero-shot gets wrong"
+    )
 
 
 @of_predictions(CATALOGUE["rec2ftp_both"])
-def recall_numerator(found: SeedPredictions) -> Value:
+def recall_numerator(found: SeedPredictions) -> dict[str, Value]:
     """Its numerator."""
-    return Value(float(found.recall.both), found.examples)
+    return {name: Value(float(pair.recall.both), found.examples) for name, pair in found.pairs.items()}
 
 
 @of_predictions(CATALOGUE["rec2ftp_ft"])
-def recall_denominator(found: SeedPredictions) -> Value:
+def recall_denominator(found: SeedPredictions) -> dict[str, Value]:
     """Its denominator."""
-    return Value(float(found.recall.of), found.examples)
+    return {name: Value(float(pair.recall.of), found.examples) for name, pair in found.pairs.items()}
 
 
 @of_predictions(CATALOGUE["reverse_recall"])
-def recall_the_other_way(found: SeedPredictions) -> Value:
+def recall_the_other_way(found: SeedPredictions) -> dict[str, Value]:
     """Reverse recall."""
-    reverse = reverse_recall(found.zsl.right, found.icl.right, found.ft.right)
-    reason = None if reverse.of else "the context corrects no example that zero-shot gets wrong"
-    return Value(reverse.value, reverse.of, reason)
+    return {name: _recalled(pair.reverse, pair.words[0]) for name, pair in found.pairs.items()}
 
 
 @of_predictions(CATALOGUE["jaccard"])
-def changes(found: SeedPredictions) -> Value:
+def changes(found: SeedPredictions) -> dict[str, Value]:
     """Jaccard index of the changed predictions."""
-    changed = jaccard(found.zsl.label, found.icl.label, found.ft.label)
-    reason = None if changed == changed else "neither the context nor fine-tuning changes a prediction"
-    return Value(changed, found.examples, reason)
+
+    def value(pair: Pair) -> Value:
+        changed = jaccard(found.zsl.label, pair.one.label, pair.other.label)
+        reason = None if changed == changed else f"neither {' nor '.join(pair.words)} changes a prediction"
+        return Value(changed, found.examples, reason)
+
+    return {name: value(pair) for name, pair in found.pairs.items()}
 
 
 @of_predictions(CATALOGUE["agreement"])
 def agreement(found: SeedPredictions) -> dict[str, Value]:
     """Agreement, over all examples and over those of each gold label."""
-    values = {"icl-ft": Value(float(found.alike.mean()), found.examples)}
-    for label in range(found.labels):
-        of_gold = found.alike[found.gold == label]
-        share, reason = (float(of_gold.mean()), None) if len(of_gold) else (float("nan"), "no example has this label")
-        values[of_label("icl-ft", label)] = Value(share, len(of_gold), reason)
+    values = {name: Value(float(pair.alike.mean()), found.examples) for name, pair in found.pairs.items()}
+    for name, pair in found.pairs.items():
+        for label in range(found.labels):
+            of_gold = pair.alike[found.gold == label]
+            share, reason = (
+                (float(of_gold.mean()), None) if len(of_gold) else (float("nan"), "no example has this label")
+            )
+            values[of_label(name, label)] = Value(share, len(of_gold), reason)
     return values
 
 
 @of_predictions(CATALOGUE["kappa"])
-def agreement_beyond_chance(found: SeedPredictions) -> Value:
+def agreement_beyond_chance(found: SeedPredictions) -> dict[str, Value]:
     """Cohen's κ."""
-    beyond = kappa(found.icl.label, found.ft.label, found.labels)
-    reason = None if beyond == beyond else "context and fine-tuning predict one and the same label throughout"
-    return Value(beyond, found.examples, reason)
+
+    def value(pair: Pair) -> Value:
+        beyond = kappa(pair.one.label, pair.other.label, found.labels)
+        one, other = (word.removeprefix("the ") for word in pair.words)
+        reason = None if beyond == beyond else f"{one} and {other} predict one and the same label throughout"
+        return Value(beyond, found.examples, reason)
+
+    return {name: value(pair) for name, pair in found.pairs.items()}

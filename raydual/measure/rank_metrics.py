@@ -17,6 +17,7 @@ from raydual.measure.call import arrays
 from raydual.measure.conditions import Chunk
 from raydual.measure.keyed_noise import KENDALL_NOISE, keyed_noise
 from raydual.measure.ranking import Ranking, top_recall
+from raydual.model.anatomy import QUERY
 from raydual.model.finetune import Tuned
 from raydual.settings.schema import Measures
 
@@ -29,8 +30,9 @@ class Training:
 
     `query` and `attn_in` `[layers, pairs, width]` are their queries and attention inputs; `prefix_index`
     `[pairs]` their places in the in-context prompt; `example` `[pairs]` the demonstrations they belong to;
-    `first_alike` `[pairs]` the first of them with the same token id, whose vectors in the first layer are the same
-    ones, up to rounding that must not break a tie; `examples` how many demonstrations there are.
+    `first_alike` `[pairs]` the first of them with the same token id, whose inputs in the first layer are the same
+    ones, up to rounding that must not break a tie, and `first_query_alike` the first with the same query there;
+    `examples` how many demonstrations there are.
     """
 
     seed: int
@@ -39,6 +41,7 @@ class Training:
     prefix_index: Int[Tensor, "pairs"]
     example: Int[Tensor, "pairs"]
     first_alike: Int[Tensor, "pairs"]
+    first_query_alike: Int[Tensor, "pairs"]
     examples: int
 
 
@@ -58,17 +61,27 @@ def _training_tokens(group: int, demonstrations: DemonstrationSet, tuned: Tuned,
         for name, parts in fields.items():
             parts.append(recorded[name][group][:, torch.as_tensor(tokens, device=device)])
     ids = demonstrations.prefix[demonstrations.prefix_index]
-    _, first, group_of = np.unique(ids, return_index=True, return_inverse=True)
     _, example = np.unique(demonstrations.example_index, return_inverse=True)
+    alike = torch.as_tensor(_first_alike(ids), device=device)
+    # Where queries are trained, every step sees another projection.
+    by_step = ids + example * (int(ids.max()) + 1)
+    query_alike = torch.as_tensor(_first_alike(by_step), device=device) if (0, QUERY) in tuned.stacks else alike
     return Training(
         seed=demonstrations.seed,
         query=torch.cat(fields[query], dim=1),
         attn_in=torch.cat(fields["attn_in"], dim=1),
         prefix_index=torch.as_tensor(demonstrations.prefix_index, device=device),
         example=torch.as_tensor(example, device=device),
-        first_alike=torch.as_tensor(first[group_of], device=device),
+        first_alike=alike,
+        first_query_alike=query_alike,
         examples=int(example.max()) + 1,
     )
+
+
+def _first_alike(kinds: Int[np.ndarray, "pairs"]) -> Int[np.ndarray, "pairs"]:
+    """The place of the first of the same kind."""
+    _, first, group_of = np.unique(kinds, return_index=True, return_inverse=True)
+    return first[group_of]
 
 
 @dataclass(frozen=True)
@@ -121,9 +134,9 @@ def rank_metrics(
     for group, seed in enumerate(training):
         attended = scores_demo[group][chosen].sum(dim=2)[..., seed.prefix_index]
         of_seed = torch.tensor([seed.seed], device=query.device)
-        noise = keyed_noise(measures.noise_seed, KENDALL_NOISE, of_seed, chunk, attended.shape[1:])
-        paid = _inner(query[group][chosen], seed.query, seed)
-        paid_inputs = _inner(attn_in[group][chosen], seed.attn_in, seed)
+        noise = keyed_noise(measures.noise_seed, KENDALL_NOISE, of_seed, chunk.index, attended.shape[1:])
+        paid = _inner(query[group][chosen], seed.query, seed.first_query_alike)
+        paid_inputs = _inner(attn_in[group][chosen], seed.attn_in, seed.first_alike)
         ranked = [attended, paid, paid_inputs, noise[0][chosen]]
         if measures.kendall_softmax:
             ranked = [x.double().softmax(dim=-1) for x in ranked]
@@ -143,11 +156,11 @@ def _of_seed(functions: Sequence[Measure], ranks: Ranks, noise: Ranked) -> dict[
 
 
 def _inner(
-    last: Float[Tensor, "n layers width"], tokens: Float[Tensor, "layers pairs width"], seed: Training
+    last: Float[Tensor, "n layers width"], tokens: Float[Tensor, "layers pairs width"], alike: Int[Tensor, "pairs"]
 ) -> Float[Tensor, "n layers pairs"]:
-    """Inner products of each query's last token with the training tokens, equal tokens equal in the first layer."""
+    """Inner products of each query's last token with the training tokens, those `alike` equal in the first layer."""
     products = torch.einsum("nlw,ltw->nlt", last, tokens)
-    products[:, 0] = products[:, 0, seed.first_alike]
+    products[:, 0] = products[:, 0, alike]
     return products
 
 

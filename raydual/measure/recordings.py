@@ -1,8 +1,9 @@
 """What the passes over one chunk of queries show: what metrics are functions of, and what several of them share."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,12 +16,14 @@ from raydual.catalogue.marks import FIELDS, IN_CONTEXT_FIELDS, Measure
 from raydual.measure.call import arrays
 from raydual.measure.conditions import Chunk, Outcome
 from raydual.measure.keyed_noise import keyed_noise, stream_of
-from raydual.model import recording
+from raydual.measure.weight_updates import DualRecorder
 from raydual.model.stacked import Stacks
 from raydual.settings.schema import Measures
 
-if set(FIELDS) != set(recording.FIELDS):
-    raise ValueError(f"the fields that metrics may ask for are not those that are recorded: {recording.FIELDS}")
+Made = TypeVar("Made")
+
+if set(FIELDS) != set(DualRecorder.known):
+    raise ValueError(f"the fields that metrics may ask for are not those that are recorded: {DualRecorder.known}")
 
 
 def recorded_fields(measures: Measures, functions: Sequence[Measure] = ()) -> dict[str, tuple[str, ...]]:
@@ -32,6 +35,7 @@ def recorded_fields(measures: Measures, functions: Sequence[Measure] = ()) -> di
         "zsl": _distinct(field, "scores_query", *alone),
         "icl": _distinct(field, "scores_query", "scores_demo", "context_mass", *more),
         "ft": _distinct(field, "scores_query", measures.query_field, "attn_in", *alone),
+        "patch": _distinct(field, "scores_query", *alone),
         "train": (measures.query_field, "attn_in"),
     }
 
@@ -46,18 +50,27 @@ class Pass:
 
     `fields` are recorded at each query's last token (`raydual.Recorder`): `attn_out`, `hidden`, `attn_in`, `query`,
     `query_normed`, `context_update` `[S, n, layers, width]`; `scores_query`, `scores_demo` `[S, n, layers, heads,
-    tokens]`, 0 at padding; `context_mass` `[S, n, layers, heads]`. `label_scores` `[S, n, labels]` are mean
-    log-probabilities of the label words.
+    tokens]`, 0 at padding; `context_mass` `[S, n, layers, heads]`; by kind of token (`raydual.catalogue.parts.PARTS`)
+    `part_mass` `[S, n, layers, heads, parts]` and `part_update` `[S, n, layers, parts, hidden]`; `tuning_update`
+    `[S, n, layers, hidden]`, what the fine-tuned projections change at the context's inputs. `label_scores`
+    `[S, n, labels]` are mean log-probabilities of the label words; `next_token` `[S, n, vocabulary]` those of every
+    token, with `measures.outputs` in context and fine-tuned.
     """
 
     fields: Mapping[str, Float[Tensor, "S n layers ..."]]
     label_scores: Float[Tensor, "S n labels"]
+    next_token: Float[Tensor, "S n vocabulary"] | None = None
 
     @classmethod
     def of(cls, outcome: Outcome, seeds: int) -> "Pass":
         """The outcome of a pass whose rows are grouped by seed."""
         fields = {name: x.view(seeds, -1, *x.shape[1:]) for name, x in outcome.fields.items()}
-        return cls(fields, outcome.scores.view(seeds, -1, outcome.scores.shape[1]))
+        words = outcome.next_token
+        return cls(
+            fields,
+            outcome.scores.view(seeds, -1, outcome.scores.shape[1]),
+            None if words is None else words.view(seeds, -1, words.shape[1]),
+        )
 
     def copy(self) -> "Pass":
         """The same in memory of its own."""
@@ -74,9 +87,9 @@ class Recordings:
     """What a metric is a function of: one chunk of n queries under the three conditions, for G seeds at once.
 
     `seeds` `[G]`, of which those are `sound` `[G]` whose fine-tuning did not diverge; `zsl` has one seed, that
-    broadcasts, `icl` and `ft` have G. `simdual` `[G, n, layers]` are the cosines of the exact updates, which are taken
-    in the in-context pass; `stacks` the fine-tuned projections; `context_updates` ΔW_ICL in each layer
-    `[G, kv_heads, head_dim, head_dim]`.
+    broadcasts, `icl` and `ft` have G, and so has `patch`, where it is measured. `simdual` `[G, n, layers]` are the
+    cosines of the exact updates, which are taken in the in-context pass; `stacks` the fine-tuned projections;
+    `context_updates` ΔW_ICL in each layer `[G, kv_heads, head_dim, head_dim]`.
     """
 
     chunk: Chunk
@@ -90,6 +103,14 @@ class Recordings:
     stacks: Stacks
     context_updates: Sequence[Tensor]
     simdual: Float[Tensor, "G n layers"]
+    patch: Pass | None = None
+    _made: dict[Callable[..., Any], Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def shared(self, make: "Callable[[Recordings], Made]") -> Made:
+        """What several metrics need, made once, when it is first asked for."""
+        if make not in self._made:
+            self._made[make] = make(self)
+        return self._made[make]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -103,15 +124,29 @@ class Recordings:
         return self.chunk.labels
 
     @property
-    def update(self) -> tuple[Tensor, Tensor, Tensor]:
-        """h of SimAOU in context, fine-tuned and zero-shot: `[G, n, layers, hidden]`, the last one `[1, …]`."""
-        field = self.measures.update_field
-        return self.icl[field], self.ft[field], self.zsl[field]
+    def arms(self) -> dict[str, Pass]:
+        """What is compared with zero-shot, by condition."""
+        return {"icl": self.icl, "ft": self.ft} | ({} if self.patch is None else {"patch": self.patch})
+
+    @property
+    def pairs(self) -> dict[str, tuple[str, str]]:
+        """Which two of them are compared, by the condition of that."""
+        names = ("icl-ft",) if self.patch is None else ("icl-ft", "icl-patch", "patch-ft")
+        return {name: (name.split("-")[0], name.split("-")[1]) for name in names}
+
+    @property
+    def updates(self) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """By pair, h of SimAOU of the two and zero-shot: `[G, n, layers, hidden]`, the last one `[1, …]`."""
+        field, arms = self.measures.update_field, self.arms
+        return {
+            name: (arms[one][field], arms[other][field], self.zsl[field]) for name, (one, other) in self.pairs.items()
+        }
 
     @cached_property
     def scores(self) -> dict[str, Float[Tensor, "_ n layers heads pairs"]]:
         """By condition: the raw attention scores of the aligned tokens; 0 where there is no pair."""
-        found = {name: _aligned(getattr(self, name)["scores_query"], self.chunk, name) for name in ("zsl", "icl", "ft")}
+        passes = {"zsl": self.zsl, **self.arms}
+        found = {name: _aligned(one["scores_query"], self.chunk, name) for name, one in passes.items()}
         # A difference that is rounding alone must be 0, or ΔSimAM would be the cosine of noise.
         same = self.chunk.same_in_first_layer[None, :, None]
         found["icl"][:, :, 0] = torch.where(same, found["zsl"][:, :, 0], found["icl"][:, :, 0])
@@ -126,6 +161,8 @@ class Recordings:
             "icl": self._own_in_context * self._own_share,
             "ft": _own_softmax(self.ft["scores_query"], alone),
         }
+        if self.patch is not None:
+            found["patch"] = _own_softmax(self.patch["scores_query"], alone)
         return {name: _aligned(x, self.chunk, name) for name, x in found.items()}
 
     @cached_property
@@ -168,7 +205,7 @@ class Noise:
     def __call__(self, layers: int, elements: int) -> Float[Tensor, "G n layers elements"]:
         """So many elements for every layer."""
         found = self._recordings
-        return keyed_noise(found.measures.noise_seed, self._stream, found.seeds, found.chunk, (layers, elements))
+        return keyed_noise(found.measures.noise_seed, self._stream, found.seeds, found.chunk.index, (layers, elements))
 
 
 def _own_softmax(scores: Float[Tensor, "G n layers heads tokens"], real: Tensor) -> Tensor:

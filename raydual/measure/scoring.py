@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydual.data.prompts import DemonstrationSet, Queries
+from raydual.data.prompts import DemonstrationSet
 from raydual.measure.conditions import Chunk, Outcome, make_chunks, run_condition
 from raydual.measure.grouping import Groups, group_size
 from raydual.measure.seeds import too_long
@@ -122,23 +122,8 @@ class Scorer:
 
     def _chunks(self, which: range) -> list[Chunk]:
         size = self.study.config.execution.batch_size
-        return make_chunks(_take(self.queries, which), size, self.model.device)
+        return make_chunks(self.queries.take(which), size, self.model.device)
 
 
 def _right(found: Tensor, gold: Tensor) -> Tensor:
     return found.view(-1, len(gold)) == gold
-
-
-def _take(queries: Queries, which: range) -> Queries:
-    def pick(values: tuple) -> tuple:
-        return tuple(values[i] for i in which)
-
-    return Queries(
-        alone=pick(queries.alone),
-        in_context=pick(queries.in_context),
-        aligned_alone=pick(queries.aligned_alone),
-        aligned_in_context=pick(queries.aligned_in_context),
-        separator=queries.separator,
-        labels=pick(queries.labels),
-        label_tokens=queries.label_tokens,
-    )

@@ -1,7 +1,7 @@
 """A model that measures seeds: demonstration sets in, metric rows out. The distributed layer only feeds it."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -17,13 +17,15 @@ from raydual.data.prompts import DemonstrationSet, Queries
 from raydual.measure.conditions import Chunk, Outcome, make_chunks, run_condition
 from raydual.measure.examples import Found, example_table
 from raydual.measure.functions import functions_of
+from raydual.measure.influence import Influence, Influences, influence_values
 from raydual.measure.nulls import SeedValues, drawn_values
+from raydual.measure.patch_arm import PatchArm, SeedPatch, patch_values
 from raydual.measure.prediction_metrics import Predictions, SeedPredictions, predicted_values
 from raydual.measure.rank_metrics import Training, rank_metrics, training_tokens
 from raydual.measure.recordings import Pass, Recordings, recorded_fields, recorded_values
 from raydual.measure.rows import Row, example_row, failure_row, layer_rows, value_row
 from raydual.measure.weight_updates import DualRecorder, context_updates
-from raydual.model.anatomy import KEY
+from raydual.model.anatomy import ATTENTION, KEY, MLP, QUERY
 from raydual.model.attention import Prefix
 from raydual.model.finetune import Tuned, finetune
 from raydual.model.loading import LoadedModel
@@ -47,11 +49,15 @@ class ZeroShot:
 
 @dataclass(frozen=True)
 class _Examples:
-    """What every example gave: values `[G, examples, layers]`, those of heads where they are kept, predictions."""
+    """What every example gave: values `[G, examples, layers]`, those of heads where they are kept, predictions.
+
+    `patches` are the seeds' patches, where they are measured.
+    """
 
     values: dict[Key, np.ndarray]
     heads: dict[Key, np.ndarray]
     predictions: list[SeedPredictions]
+    patches: list[SeedPatch]
 
 
 @dataclass
@@ -78,16 +84,25 @@ class SeedMeasurer:
     queries : the examples that are measured.
     config : the sweep; its `finetune` are the settings used.
     zero_shot : what another one `shares`, of the same model, queries and batch size; measured when needed if None.
+    fitted_on : the examples that patches are fitted on, where the sweep measures these.
     """
 
     def __init__(
-        self, loaded: LoadedModel, queries: Queries, config: SweepConfig, zero_shot: ZeroShot | None = None
+        self,
+        loaded: LoadedModel,
+        queries: Queries,
+        config: SweepConfig,
+        zero_shot: ZeroShot | None = None,
+        fitted_on: Queries | None = None,
     ) -> None:
         self.model = loaded.model
         self.queries = queries
         self.config = config
         self.functions = functions_of(config.measures)
         self.fields = recorded_fields(config.measures, self.functions)
+        self.fitted_on = fitted_on if config.measures.patch else None
+        if self.fitted_on:
+            self.fields["icl"] = tuple(dict.fromkeys((*self.fields["icl"], "hidden")))
         self.chunks = make_chunks(queries, config.execution.batch_size, loaded.device)
         self.order = np.argsort(np.concatenate([chunk.index for chunk in self.chunks]))
         self._shared = zero_shot
@@ -107,7 +122,13 @@ class SeedMeasurer:
     def _run(self, chunk: Chunk, condition: str, seeds: int = 1) -> Outcome:
         rows = chunk.alone.repeat(seeds)
         with record_function(condition):
-            return run_condition(self.model, rows, self.queries.label_tokens, self.fields[condition])
+            return run_condition(
+                self.model,
+                rows,
+                self.queries.label_tokens,
+                self.fields[condition],
+                keep_next_token=self.config.measures.outputs and condition != "zsl",
+            )
 
     def measure(
         self,
@@ -142,7 +163,8 @@ class SeedMeasurer:
         limit = self.model.config.max_position_embeddings
         failed, fitting = [], []
         for place, demonstrations in enumerate(sets):
-            reason = too_long(demonstrations, self.queries, limit)
+            asked = (self.queries, self.fitted_on) if self.fitted_on else (self.queries,)
+            reason = next(filter(None, (too_long(demonstrations, queries, limit) for queries in asked)), None)
             if reason:
                 failed.append(failure_row(demonstrations.seed, reason))
             else:
@@ -168,6 +190,11 @@ class SeedMeasurer:
         if at_random:
             tuned = random_step(self.model, tuned, [s.seed for s in sets], self.config.measures.noise_seed)
         examples = self._examples(sets, training, tuned)
+        if self.config.measures.influence:
+            influences = self.influences(sets, settings, others, at_random, self.config.measures.influence)
+            noise_seed = self.config.measures.noise_seed
+            measured = influence_values(self._of("influence"), influences, [s.seed for s in sets], noise_seed)
+            examples.values.update({key: self._by_chunk(x) for key, x in measured.items()})
         rows: list[Row] = []
         tables = []
         for group, demonstrations in enumerate(sets):
@@ -180,13 +207,15 @@ class SeedMeasurer:
                 rows.append(value_row(seed, metric, condition, found))
             of_seed = {key: found[group] for key, found in examples.values.items()}
             of_seed |= self._drawn(seed, of_seed)
-            for (metric, condition), x in of_seed.items():
+            of_patch = patch_values(self._of("patches"), examples.patches[group]) if examples.patches else {}
+            for (metric, condition), x in (of_seed | of_patch).items():
                 rows += (
                     layer_rows(seed, metric, condition, x) if x.ndim == 2 else [example_row(seed, metric, condition, x)]
                 )
             if self.config.examples != "off":
                 heads = {key: found[group] for key, found in examples.heads.items()}
-                tables.append(self._table(seed, predictions, of_seed, heads))
+                by_example = {key: x for key, x in of_patch.items() if len(x) == len(self.order)}
+                tables.append(self._table(seed, predictions, of_seed | by_example, heads))
         return Found(rows, tables)
 
     def _table(
@@ -209,13 +238,33 @@ class SeedMeasurer:
         places = np.argsort(self.order)
         return x[np.argsort(places[places < len(x)])]
 
+    def _by_chunk(self, x: np.ndarray) -> np.ndarray:
+        """Values `[G, n]` of the first n examples, in the order of the chunks."""
+        places = np.argsort(self.order)
+        return x[:, places[places < x.shape[1]]]
+
+    def influences(
+        self,
+        sets: Sequence[DemonstrationSet],
+        settings: Finetune,
+        tuned_on: Sequence[DemonstrationSet] | None,
+        at_random: bool,
+        examples: int,
+    ) -> list[Influences]:
+        """The influences of every seed's demonstrations on the first `examples`; the rest as in `measure`."""
+        queries = self.queries.take(range(min(examples, len(self.queries))))
+        execution, noise_seed = self.config.execution, self.config.measures.noise_seed
+        measurer = Influence(self.model, queries, execution.batch_size, settings, noise_seed)
+        return measurer.measure(sets, tuned_on, at_random)
+
     @torch.inference_mode()
     def _examples(self, sets: list[DemonstrationSet], training: list[Training], tuned: Tuned) -> _Examples:
         inputs = Recorder(("attn_in",))
         prefix, real = self.encode(sets, inputs)
         contexts = context_updates(self.model, inputs.layers["attn_in"], real)
+        arm = self._fitted(prefix, tuned)
         gathered, outcomes = _Gathered(self.config.examples == "heads"), defaultdict(list)
-        for chunk, passes, simdual in self.passes(prefix, tuned):
+        for chunk, passes, simdual in self.passes(prefix, tuned, arm):
             for name, outcome in passes.items():
                 shape = (-1, len(chunk.index))
                 found = (outcome.prediction.view(shape), outcome.greedy.view(shape))
@@ -223,10 +272,23 @@ class SeedMeasurer:
             for key, value in self._values(chunk, passes, simdual, training, tuned, contexts).items():
                 gathered.add(key, value)
             PULSE.done += len(sets) / (len(self.chunks) + 1)
-        zsl, icl, ft = (self._predictions(outcomes[name], len(sets)) for name in ("zsl", "icl", "ft"))
+        predicted = {name: self._predictions(of, len(sets)) for name, of in outcomes.items()}
         gold, labels = np.asarray(self.queries.labels), len(self.queries.label_tokens)
-        predictions = [SeedPredictions(*one, gold, labels) for one in zip(zsl, icl, ft, strict=True)]
-        return _Examples(self._in_order(gathered.values), self._in_order(gathered.heads), predictions)
+        predictions = [
+            SeedPredictions(**{name: of[group] for name, of in predicted.items()}, gold=gold, labels=labels)
+            for group in range(len(sets))
+        ]
+        return _Examples(
+            self._in_order(gathered.values), self._in_order(gathered.heads), predictions,
+            arm.found(self.order) if arm else [],
+        )  # fmt: skip
+
+    def _fitted(self, prefix: Prefix, tuned: Tuned) -> PatchArm | None:
+        """The seeds' patches, where they are measured."""
+        if not (self.fitted_on and self.config.measures.patch):
+            return None
+        ridge, batch_size = self.config.measures.patch.ridge, self.config.execution.batch_size
+        return PatchArm.fitted(self.model, self.fitted_on, prefix, tuned.stacks, ridge, batch_size)
 
     def _values(
         self,
@@ -241,11 +303,12 @@ class SeedMeasurer:
         seeds = torch.tensor([one.seed for one in training], device=chunk.labels.device)
         zsl, icl, ft = (Pass.of(passes[name], len(seeds) if name != "zsl" else 1) for name in ("zsl", "icl", "ft"))
         measures = self.config.measures
+        patch = Pass.of(passes["patch"], len(seeds)) if "patch" in passes else None
 
         def recorded(functions: Sequence[Measure], zsl: Pass) -> dict[Key, Tensor]:
             # Made anew for each use, so that what it shares between metrics is let go of.
             found = Recordings(
-                chunk, seeds, tuned.finite, zsl, icl, ft, measures, self.model, tuned.stacks, contexts, simdual
+                chunk, seeds, tuned.finite, zsl, icl, ft, measures, self.model, tuned.stacks, contexts, simdual, patch
             )
             return recorded_values(functions, found)
 
@@ -263,26 +326,43 @@ class SeedMeasurer:
     def encode(self, sets: Sequence[DemonstrationSet], recorder: Recorder | None = None) -> tuple[Prefix, Tensor]:
         """The shared prefixes of seeds, and which of their tokens are real, `[G, prefix]`."""
         prompts = [np.concatenate([s.prefix, self.queries.separator]) for s in sets]
-        return encode_prefix(self.model, prompts, recorder), Rows.pad(prompts, self.model.device).real
+        kinds = Rows.pad([s.parts.followed_by(len(self.queries.separator)).kind for s in sets], self.model.device).ids
+        prefix = replace(encode_prefix(self.model, prompts, recorder), kinds=kinds)
+        return prefix, Rows.pad(prompts, self.model.device).real
 
-    def passes(self, prefix: Prefix, tuned: Tuned) -> Iterator[tuple[Chunk, dict[str, Outcome], Tensor]]:
-        """Each chunk with its outcomes under `zsl`, `icl` and `ft`, rows grouped by seed, and SimDual."""
+    def passes(
+        self, prefix: Prefix, tuned: Tuned, arm: PatchArm | None = None
+    ) -> Iterator[tuple[Chunk, dict[str, Outcome], Tensor]]:
+        """Each chunk with its outcomes under `zsl`, `icl`, `ft` and, of an `arm`, `patch`; and SimDual.
+
+        Rows are grouped by seed.
+        """
         count = len(prefix.lengths)
         for chunk, zsl in zip(self.chunks, self.zero_shot, strict=True):
             icl, simdual = self._in_context(chunk, count, prefix, tuned)
             with with_projections(self.model, tuned.stacks):
                 ft = self._run(chunk, "ft", count)
-            if (0, KEY) not in tuned.stacks:
-                # The first layer's scores are then those of zero-shot; what rounding parts, ΔSimAM takes for a change.
-                ft.fields["scores_query"][:, 0] = zsl.fields["scores_query"][:, 0].repeat(count, 1, 1)
-            yield chunk, {"zsl": zsl, "icl": icl, "ft": ft}, simdual
+            _keep_untouched(ft, zsl, [name for layer, name in tuned.stacks if layer == 0])
+            outcomes = {"zsl": zsl, "icl": icl, "ft": ft}
+            if arm:
+                with arm.applied(chunk.alone.repeat(count), icl.fields["hidden"]):
+                    outcomes["patch"] = self._run(chunk, "patch", count)
+                _keep_untouched(outcomes["patch"], zsl, MLP)
+            yield chunk, outcomes, simdual
 
     def _in_context(self, chunk: Chunk, count: int, prefix: Prefix, tuned: Tuned) -> tuple[Outcome, Tensor]:
         """The in-context outcome of the chunk for all seeds, and SimDual `[G, n, layers]`."""
         rows = chunk.in_context.repeat(count)
         recorder = DualRecorder(self.fields["icl"], rows.last, stacks=tuned.stacks, real=rows.real)
         with record_function("icl"):
-            outcome = run_condition(self.model, rows, self.queries.label_tokens, prefix=prefix, recorder=recorder)
+            outcome = run_condition(
+                self.model,
+                rows,
+                self.queries.label_tokens,
+                prefix=prefix,
+                recorder=recorder,
+                keep_next_token=self.config.measures.outputs,
+            )
         return outcome, torch.stack(recorder.simdual, dim=-1).view(count, len(chunk.index), -1)
 
     def _in_order(self, values: Mapping[Key, list[Tensor]]) -> dict[Key, np.ndarray]:
@@ -307,6 +387,22 @@ class SeedMeasurer:
         shape = (len(self.order), self.model.config.num_hidden_layers)
         found = SeedValues(values, shape, self.model.config.hidden_size)
         return drawn_values(self._of("values"), found, self.config.measures.noise_seed, seed)
+
+
+def untouched(trained: Iterable[str]) -> tuple[str, ...]:
+    """The fields whose first layer no change of the `trained` projections reaches."""
+    trained = set(trained)
+    scores = () if trained & {QUERY, KEY} else ("scores_query",)
+    return scores if trained & set(ATTENTION) else (*scores, "attn_out")
+
+
+def _keep_untouched(changed: Outcome, zsl: Outcome, trained: Sequence[str]) -> None:
+    """Where no change of the first layer reaches is what zero-shot has; what rounding parts, cosines take for one."""
+    for name in untouched(trained):
+        if name in changed.fields:
+            same = zsl.fields[name][:, 0]
+            count = len(changed.fields[name]) // len(same)
+            changed.fields[name][:, 0] = same.repeat(count, *[1] * (same.ndim - 1))
 
 
 def too_long(demonstrations: DemonstrationSet, queries: Queries, limit: int) -> str | None:

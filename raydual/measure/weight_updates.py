@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel
 
 from raydual.measure.conditions import Chunk
 from raydual.metrics.similarity import cosine
-from raydual.model.anatomy import KEY, VALUE
+from raydual.model.anatomy import ATTENTION, KEY, OUTPUT, QUERY, VALUE
 from raydual.model.attention import LayerAttention, attend
 from raydual.model.modules import (
     Rotary,
@@ -24,8 +25,8 @@ from raydual.model.modules import (
     split_heads,
 )
 from raydual.model.passes import Rows, hidden_states
-from raydual.model.recording import Recorder
-from raydual.model.stacked import Stacks
+from raydual.model.recording import FIELDS, Recorder
+from raydual.model.stacked import StackedLinear, Stacks
 
 
 @dataclass
@@ -34,43 +35,84 @@ class DualRecorder(Recorder):
 
     `simdual` holds, for each layer, the cosine `[batch]` of the context's exact update λ (o_demo - o_own) with the
     change that the fine-tuned projections `stacks` make to the attention over the query's own tokens, both of the
-    last token and after the output projection.
+    last token and after the output projection; NaN where fine-tuning trains no projection of the attention.
+    Fine-tuning's change itself is the field `tuning_update` `[batch, layers, hidden]`, if that is asked for.
     """
 
     stacks: Stacks = field(default_factory=dict)
     real: Tensor | None = None
     simdual: list[Tensor] = field(default_factory=list)
-    tuned: tuple[Tensor, Tensor] | None = None
+    tuned: "_Tuned | None" = None
     watches_inputs = True
+    known: ClassVar[tuple[str, ...]] = (*FIELDS, "tuning_update")
 
     @record_function("simdual")
     def before_attention(self, module: nn.Module, states: Tensor, rotary: Rotary) -> None:
-        """Make the fine-tuned keys and values of the layer's own inputs."""
-        key, value = (
-            split_heads(module, _tuned(module, name, self.stacks, layer_index(module))(states)) for name in (KEY, VALUE)
-        )
-        key = rotated(module, normed(module, KEY, key).transpose(1, 2), rotary, heads_axis=1)
-        self.tuned = key, value.transpose(1, 2)
+        """Make the fine-tuned keys and values, and queries if they are trained, of the layer's own inputs."""
+        layer = layer_index(module)
+        self.tuned = None
+        if not any((layer, name) in self.stacks for name in ATTENTION):
+            return
+
+        def split(name: str) -> Tensor:
+            return split_heads(module, _tuned(module, name, self.stacks, layer)(states))
+
+        def turned(name: str) -> Tensor:
+            return rotated(module, normed(module, name, split(name)).transpose(1, 2), rotary, heads_axis=1)
+
+        query = turned(QUERY) if (layer, QUERY) in self.stacks else None
+        self.tuned = _Tuned(query, turned(KEY), split(VALUE).transpose(1, 2), self.stacks.get((layer, OUTPUT)))
 
     @record_function("simdual")
     def attention(self, layer: LayerAttention) -> None:
         """Keep the last row of a layer's attention, and compare the two updates."""
         super().attention(layer)
         assert layer.demonstrations is not None, "the in-context pass has demonstrations"
-        assert self.tuned is not None, "set before the attention"
         assert self.real is not None, "set by whoever makes the recorder"
-        last = self._at_last(layer.query, token_axis=2)[:, :, None]
+        if self.tuned is None:
+            self.simdual.append(torch.full((len(layer.query),), torch.nan, device=layer.query.device))
+            return
+        query = layer.query if self.tuned.query is None else self.tuned.query
+        last = self._at_last(query, token_axis=2)[:, :, None]
         hidden = torch.zeros(self.real.shape, device=last.device).masked_fill(
             ~self.real, torch.finfo(torch.float32).min
         )
-        tuned_out = attend(last, *self.tuned, hidden[:, None, None], layer.scaling).out[:, :, 0].float()
+        kept = (self.tuned.key, self.tuned.value, hidden[:, None, None])
+        tuned_out = attend(last, *kept, layer.scaling).out[:, :, 0].float()
         own_out = self._at_last(layer.own.out, token_axis=2).float()
         weight = output_weight(layer.module)
         by_tuning, by_context = (
             change.flatten(1) @ weight.T
             for change in (tuned_out - own_out, self.context_change(layer.own, layer.demonstrations))
         )
+        if self.tuned.output is not None:
+            by_tuning = by_tuning + _change_of_output(layer.module, self.tuned.output, tuned_out.flatten(1))
         self.simdual.append(cosine(by_context, by_tuning))
+        if "tuning_update" in self.fields:
+            self.layers["tuning_update"].append(by_tuning)
+
+
+@dataclass(frozen=True)
+class _Tuned:
+    """What fine-tuning makes of a layer's inputs; None: that part is not trained."""
+
+    query: Tensor | None
+    key: Tensor
+    value: Tensor
+    output: StackedLinear | None
+
+
+def _change_of_output(
+    block: nn.Module, tuned: StackedLinear, heads: Float[Tensor, "batch width"]
+) -> Float[Tensor, "batch hidden"]:
+    """What the tuned output projection makes of the heads' outputs beyond what the block's own does."""
+    base = projection(block, OUTPUT)
+    change = tuned.weight - base.weight.float()
+    found = (heads.view(len(change), -1, heads.shape[-1]) @ change.transpose(1, 2)).flatten(0, 1)
+    if tuned.bias is None:
+        return found
+    shift = tuned.bias - base.bias.float()
+    return found + shift.repeat_interleave(len(found) // len(shift), dim=0)
 
 
 @record_function("simdw")
@@ -88,13 +130,19 @@ def simdw(
     stacks: Stacks,
     contexts: Sequence[Float[Tensor, "G kv_heads head_dim head_dim"]],
 ) -> Float[Tensor, "G n layers"]:
-    """Cosine of ΔW_ICL with what fine-tuning changes in W_ZSL, the sum over the query's tokens; mean over heads."""
+    """Cosine of ΔW_ICL with what fine-tuning changes in W_ZSL, the sum over the query's tokens; mean over heads.
+
+    NaN where it trains neither keys nor values, of which W_ZSL is made.
+    """
     recorder = Recorder(("attn_in",))
     hidden_states(model, chunk.alone, recorder=recorder)
     groups, n = len(contexts[0]), len(chunk.index)
     rows: Rows = chunk.alone.repeat(groups)
     found = []
     for index, (block, x) in enumerate(_blocks(model, recorder.layers["attn_in"])):
+        if not any((index, name) in stacks for name in (KEY, VALUE)):
+            found.append(x.new_full((groups, n), torch.nan))
+            continue
         base = _outer(block, {}, index, x, chunk.alone.real)
         tuned = _outer(block, stacks, index, x.repeat(groups, 1, 1), rows.real)
         change = tuned.view(groups, n, *base.shape[1:]) - base

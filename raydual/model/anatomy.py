@@ -12,15 +12,19 @@ from typing import Any, Literal, get_args
 
 from raydual.errors import shown
 
-Trainable = Literal["k_proj", "v_proj"]
+Trainable = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 """A projection that fine-tuning may train."""
 TRAINABLE: tuple[Trainable, ...] = get_args(Trainable)
+TRAINED: tuple[Trainable, ...] = ("k_proj", "v_proj")
+"""Those that it trains by default (Dai)."""
 QUERY, KEY, VALUE, OUTPUT = "q_proj", "k_proj", "v_proj", "o_proj"
 ATTENTION = (QUERY, KEY, VALUE, OUTPUT)
-MLP = ("gate_proj", "up_proj", "down_proj")
+GATE, UP, DOWN = "gate_proj", "up_proj", "down_proj"
+MLP = (GATE, UP, DOWN)
 HEAD_NORMS = {QUERY: "q_norm", KEY: "k_norm"}
 """The norm of each head's queries and keys, in the families that have them."""
 ATTENTION_BLOCK, INPUT_NORM = "self_attn", "input_layernorm"
+MLP_BLOCK, MLP_NORM = "mlp", "post_attention_layernorm"
 
 BACKBONE = "model."
 """What the names of all weights but the unembedding's begin with."""
@@ -230,7 +234,13 @@ class Shape:
     @property
     def block(self) -> int:
         """Number of weights of one block's projections, biases left out."""
-        return self.hidden * (2 * self.queries + 2 * self.pairs + 3 * self.intermediate)
+        return sum(map(self.projection, TRAINABLE))
+
+    def projection(self, name: str) -> int:
+        """Number of weights of a projection of one block, its bias left out."""
+        if name in MLP:
+            return self.hidden * self.intermediate
+        return self.hidden * (self.pairs if name in (KEY, VALUE) else self.queries)
 
 
 def expected_shapes(config: Config) -> Shapes:
@@ -247,13 +257,13 @@ def expected_shapes(config: Config) -> Shapes:
     }
     block: Shapes = {}
     for name, size in sizes.items():
-        place = f"{ATTENTION_BLOCK if name in ATTENTION else 'mlp'}.{name}"
+        place = f"{ATTENTION_BLOCK if name in ATTENTION else MLP_BLOCK}.{name}"
         block[f"{place}.weight"] = size
         if family.has_bias(name, config):
             block[f"{place}.bias"] = size[:1]
     if family.head_norms:
         block |= {f"{ATTENTION_BLOCK}.{norm}.weight": (dim,) for norm in HEAD_NORMS.values()}
-    block |= {f"{norm}.weight": (hidden,) for norm in (INPUT_NORM, "post_attention_layernorm")}
+    block |= {f"{norm}.weight": (hidden,) for norm in (INPUT_NORM, MLP_NORM)}
     shapes: Shapes = {EMBEDDING: (config["vocab_size"], hidden), "model.norm.weight": (hidden,)}
     for layer in range(config["num_hidden_layers"]):
         shapes |= {f"model.layers.{layer}.{name}": shape for name, shape in block.items()}

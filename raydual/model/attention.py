@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
@@ -27,17 +27,30 @@ class Prefix:
     """Keys and values of G seeds' demonstrations, shared by all rows of a batch that belong to a seed.
 
     `keys[layer]` and `values[layer]` are `[G, kv_heads, prefix, head_dim]`, right-padded; `lengths` `[G]` counts
-    the real tokens. A batch that attends to it has its rows grouped by seed, the same number for each.
+    the real tokens. `kinds` says what each token is, a place in `raydual.catalogue.parts.PARTS`, and `left_out` which
+    of them nothing attends to. A batch that attends to it has its rows grouped by seed, the same number for each.
     """
 
     keys: tuple[Float[Tensor, "G kv_heads prefix head_dim"], ...]
     values: tuple[Float[Tensor, "G kv_heads prefix head_dim"], ...]
     lengths: Int[Tensor, "G"]
+    kinds: Int[Tensor, "G prefix"] | None = None
+    left_out: Bool[Tensor, "G prefix"] | None = None
+
+    def without(self, group: int, left_out: Bool[Tensor, "variants prefix"]) -> "Prefix":
+        """Variants of one seed's prefix that leave out other tokens each; they take the place of seeds."""
+        count = len(left_out)
+        keys, values = (
+            tuple(x[group : group + 1].expand(count, -1, -1, -1) for x in of) for of in (self.keys, self.values)
+        )
+        return Prefix(keys, values, self.lengths[group : group + 1].expand(count), left_out=left_out)
 
     def mask(self, dtype: torch.dtype) -> Float[Tensor, "G 1 1 prefix"]:
-        """The additive mask that hides the padding."""
+        """The additive mask that hides the padding, and what is left out."""
         places = torch.arange(self.keys[0].shape[2], device=self.lengths.device)
         hidden = places[None, :] >= self.lengths[:, None]
+        if self.left_out is not None:
+            hidden = hidden | self.left_out
         mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
         return mask.masked_fill(hidden, torch.finfo(dtype).min)[:, None, None]
 
@@ -91,7 +104,8 @@ def attend(
 
 def _plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
     """(output, log of the softmax's normaliser) of as many query as key heads, step by step; differentiable."""
-    scores = ((query * scaling) @ key.transpose(2, 3)).float() + mask
+    scores = (query * scaling) @ key.transpose(2, 3)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) + mask
     # The maximum only keeps exp in range; it cancels, so no gradient needs to pass through it.
     peak = scores.detach().amax(dim=-1, keepdim=True)
     weights = scores.sub_(peak).exp_()

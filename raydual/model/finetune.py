@@ -1,8 +1,9 @@
-"""Key/value fine-tuning on demonstrations, for many seeds at once (docs/science.md, section 2)."""
+"""Fine-tuning of chosen projections on demonstrations, for many seeds at once (docs/science.md, section 2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from raydual.settings.schema import Finetune
 
 @dataclass(frozen=True)
 class Tuned:
-    """G fine-tuned versions of a model's key/value projections, and what their training passes showed.
+    """G fine-tuned versions of a model's trained projections, and what their training passes showed.
 
     `stacks` goes into `with_projections`. `losses` `[G, steps]` and `finite` `[G]` (False: diverged) tell how it
     went. `recordings[i][name]` `[G, layers, tokens, width]` holds the fields recorded at every token of
@@ -56,9 +57,7 @@ def finetune(
             for step in range(len(demonstrations[0].examples)):
                 recorder = Recorder(keep)
                 optimizer.zero_grad(set_to_none=True)
-                losses.append(
-                    _backward(model, _Step.of(demonstrations, step, settings.loss, model), settings, recorder)
-                )
+                losses.append(_backward(model, Step.of(demonstrations, step, settings.loss, model), settings, recorder))
                 optimizer.step()
                 if keep:
                     recordings.append({name: recorder.result(name) for name in keep})
@@ -75,8 +74,8 @@ def _optimizer(parameters: list[nn.Parameter], settings: Finetune) -> torch.opti
 
 
 @dataclass(frozen=True)
-class _Step:
-    """One demonstration of every seed: its tokens, and which of them (from the second on) the loss counts."""
+class Step:
+    """One demonstration of every seed, or some of one: the tokens, and which (from the second on) the loss counts."""
 
     rows: Rows
     counted: Bool[Tensor, "G predicted"]
@@ -84,12 +83,31 @@ class _Step:
     @classmethod
     def of(
         cls, demonstrations: Sequence[DemonstrationSet], number: int, loss_over: str, model: PreTrainedModel
-    ) -> "_Step":
+    ) -> "Step":
         """Demonstration `number` of every seed."""
-        rows = Rows.pad([d.examples[number] for d in demonstrations], model.device)
+        return cls._of(
+            [d.examples[number] for d in demonstrations],
+            [d.label_masks[number] for d in demonstrations],
+            loss_over,
+            model,
+        )
+
+    @classmethod
+    def together(
+        cls, demonstrations: DemonstrationSet, numbers: range, loss_over: str, model: PreTrainedModel
+    ) -> "Step":
+        """Some demonstrations of one seed, each in the place of a seed."""
+        texts, label_masks = ([of[i] for i in numbers] for of in (demonstrations.examples, demonstrations.label_masks))
+        return cls._of(texts, label_masks, loss_over, model)
+
+    @classmethod
+    def _of(
+        cls, texts: Sequence[np.ndarray], label_masks: Sequence[np.ndarray], loss_over: str, model: PreTrainedModel
+    ) -> "Step":
+        rows = Rows.pad(texts, model.device)
         counted = rows.real[:, 1:]
         if loss_over == "label":
-            words = Rows.pad([d.label_masks[number] for d in demonstrations], model.device)
+            words = Rows.pad(label_masks, model.device)
             counted = counted & words.ids[:, 1:].bool()
         return cls(rows, counted)
 
@@ -100,7 +118,7 @@ class _Step:
         return (errors * self.counted).sum(dim=1) / self.counted.sum(dim=1)
 
 
-def _backward(model: PreTrainedModel, step: _Step, settings: Finetune, recorder: Recorder) -> Float[Tensor, "G"]:
+def _backward(model: PreTrainedModel, step: Step, settings: Finetune, recorder: Recorder) -> Float[Tensor, "G"]:
     """Add the gradients of every seed's loss on one demonstration; returns the losses of the model's own output."""
     watched = recorder if recorder.fields else None
     if settings.gradient == "full":

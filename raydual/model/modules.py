@@ -9,7 +9,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from raydual.model.anatomy import ATTENTION_BLOCK, HEAD_NORMS, INPUT_NORM, OUTPUT, QUERY
+from raydual.model.anatomy import (
+    ATTENTION,
+    ATTENTION_BLOCK,
+    DOWN,
+    HEAD_NORMS,
+    INPUT_NORM,
+    MLP_BLOCK,
+    MLP_NORM,
+    OUTPUT,
+    QUERY,
+)
 
 Rotary = tuple[Tensor, Tensor]
 """Cosines and sines of the rotary embedding, each `[batch, tokens, head_dim]`."""
@@ -45,18 +55,33 @@ def attention_blocks(model: PreTrainedModel) -> list[nn.Module]:
     return [attention_block(layer) for layer in layers(model)]
 
 
+def mlp(layer: nn.Module) -> nn.Module:
+    """The gated MLP of a block."""
+    return layer.get_submodule(MLP_BLOCK)
+
+
+def mlp_norm(layer: nn.Module) -> nn.Module:
+    """The norm between the residual stream after the attention and the MLP."""
+    return layer.get_submodule(MLP_NORM)
+
+
+def holder(layer: nn.Module, name: str) -> nn.Module:
+    """What a projection of a block belongs to: the attention or the MLP."""
+    return attention_block(layer) if name in ATTENTION else mlp(layer)
+
+
 def layer_index(block: nn.Module) -> int:
     """Which layer an attention block is in."""
     return block.layer_idx  # type: ignore[return-value]
 
 
 def projection(block: nn.Module, name: str) -> nn.Linear:
-    """The model's own projection of an attention block, by its name in `anatomy.ATTENTION`."""
+    """The model's own projection of an attention or MLP (`holder`), by its name in `anatomy.TRAINABLE`."""
     return block.get_submodule(name)  # type: ignore[return-value]
 
 
 def hook_points(layer: nn.Module) -> dict[str, nn.Module]:
-    """The modules of a block whose outputs are recorded, by the field of `Recorder` that each gives.
+    """The modules of a block whose inputs or outputs are recorded, by the field of `Recorder` that each gives.
 
     Where a family has no norm of its heads' queries, those after it are those before it.
     """
@@ -64,9 +89,12 @@ def hook_points(layer: nn.Module) -> dict[str, nn.Module]:
     return {
         "attn_out": block,
         "hidden": layer,
-        "query": projection(block, QUERY),
-        "query_normed": _head_norm(block, QUERY) or projection(block, QUERY),
+        "query": block.get_submodule(QUERY),
+        "query_normed": _head_norm(block, QUERY) or block.get_submodule(QUERY),
         "attn_in": layer.get_submodule(INPUT_NORM),
+        "mlp_residual": mlp_norm(layer),
+        "mlp_in": mlp_norm(layer),
+        "mlp_product": mlp(layer).get_submodule(DOWN),
     }
 
 

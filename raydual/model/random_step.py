@@ -1,4 +1,4 @@
-"""A random step of the key and value projections, as long as a fine-tuning step (docs/science.md, section 5)."""
+"""A random step of the trained projections, as long as a fine-tuning step (docs/science.md, section 5)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from raydual.model.finetune import Tuned
-from raydual.model.modules import attention_blocks, projection
+from raydual.model.modules import holder, layers, projection
 from raydual.model.stacked import StackedLinear
 
 
@@ -20,9 +20,9 @@ def random_step(model: PreTrainedModel, tuned: Tuned, seeds: Sequence[int], nois
     Each weight and bias of each layer gets a Gaussian step of its own, scaled to the (Frobenius) norm of its change.
     `seeds` are those of the G versions: a version's step depends on its own seed alone.
     """
-    stacks, blocks = {}, attention_blocks(model)
+    stacks = {}
     for number, ((index, name), stack) in enumerate(sorted(tuned.stacks.items())):
-        base = projection(blocks[index], name)
+        base = projection(holder(layers(model)[index], name), name)
         keys = [[noise_seed, seed, number] for seed in seeds]
         weight = _moved(base.weight, stack.weight, keys)
         bias = None if stack.bias is None else _moved(base.bias, stack.bias, [[*key, 1] for key in keys])
@@ -39,9 +39,14 @@ def _moved(
 
 
 def _step_like(change: Float[Tensor, "*shape"], key: Sequence[int]) -> Float[Tensor, "*shape"]:
-    """A Gaussian direction with the norm of `change`, drawn on the host: the same on every device."""
+    """A Gaussian direction with the norm of `change`."""
+    noise = gaussian(change.shape, key).to(change.device)
+    return noise * (change.norm() / noise.norm())
+
+
+def gaussian(shape: Sequence[int], key: Sequence[int]) -> Tensor:
+    """Gaussian noise that depends on `key` alone, drawn on the host: the same on every device."""
     generator = torch.Generator().manual_seed(
         int(np.random.SeedSequence(list(key)).generate_state(1, np.uint64)[0] >> 1)
     )
-    noise = torch.randn(change.shape, generator=generator).to(change.device)
-    return noise * (change.norm() / noise.norm())
+    return torch.randn(tuple(shape), generator=generator)

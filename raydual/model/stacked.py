@@ -1,4 +1,4 @@
-"""Seeds as a batch dimension: G versions of the key and value projections in one model, all else shared."""
+"""Seeds as a batch dimension: G versions of the projections that are trained in one model, all else shared."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from raydual.model.modules import attention_blocks, projection
+from raydual.model.modules import holder, layers, projection
 
 
 class StackedLinear(nn.Module):
@@ -48,8 +48,8 @@ Stacks = Mapping[tuple[int, str], StackedLinear]
 def stack_projections(model: PreTrainedModel, projections: tuple[str, ...], count: int) -> Stacks:
     """`count` trainable copies of the named projections (`anatomy.TRAINABLE`) of every layer."""
     return {
-        (index, name): StackedLinear.copies(projection(block, name), count)
-        for index, block in enumerate(attention_blocks(model))
+        (index, name): StackedLinear.copies(projection(holder(layer, name), name), count)
+        for index, layer in enumerate(layers(model))
         for name in projections
     }
 
@@ -60,15 +60,15 @@ def with_projections(model: PreTrainedModel, stacks: Stacks) -> Iterator[PreTrai
 
     The model's own modules are set aside and put back, so their weights are never touched.
     """
-    blocks = attention_blocks(model)
-    own = {(index, name): projection(blocks[index], name) for index, name in stacks}
+    holders = {(index, name): holder(layers(model)[index], name) for index, name in stacks}
+    own = {key: projection(block, key[1]) for key, block in holders.items()}
     try:
-        for (index, name), stack in stacks.items():
-            setattr(blocks[index], name, stack)
+        for key, stack in stacks.items():
+            setattr(holders[key], key[1], stack)
         yield model
     finally:
-        for (index, name), linear in own.items():
-            setattr(blocks[index], name, linear)
+        for key, linear in own.items():
+            setattr(holders[key], key[1], linear)
 
 
 def finite_groups(stacks: Stacks) -> torch.Tensor:

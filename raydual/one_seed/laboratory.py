@@ -14,6 +14,7 @@ from raydual.data.prompts import DemonstrationSet, Queries
 from raydual.data.tokens import encode
 from raydual.errors import UserError
 from raydual.measure.examples import Found
+from raydual.measure.influence import Influences
 from raydual.measure.measurer import Measurer
 from raydual.measure.rows import Row
 from raydual.measure.scoring import Scorer
@@ -25,7 +26,7 @@ from raydual.run_directory.directory import FAILED
 from raydual.settings.controls import MEASUREMENT, control_named
 from raydual.settings.reading import validate_config
 from raydual.settings.schema import Finetune, SweepConfig
-from raydual.study import Study, prepare_study
+from raydual.study import Case, Study, prepare_study
 
 
 @dataclass(frozen=True)
@@ -129,13 +130,32 @@ class Laboratory:
         return pa.concat_tables(self._measure(seed, control).examples)
 
     def _measure(self, seed: int, control: str) -> Found:
-        unit = self.study.unit(seed, control_named(control), self.seeds)
-        case = self.study.case(self.loaded.tokenizer, unit)
-        self._fitting(case.context)
-        found = self.measurer.measure_all(unit.control, [case])
+        found = self.measurer.measure_all(control_named(control), [self._case(seed, control)])
         if found.rows[0]["metric"] == FAILED:
             raise UserError(f"seed {seed}: {found.rows[0]['reason']}")
         return found
+
+    def case(self, seed: int, control: str = MEASUREMENT.name) -> tuple[Case, LoadedModel]:
+        """What is measured of a seed under a control, and the model that it is measured on."""
+        found = self._case(seed, control)
+        return found, self.measurer.model_of(control_named(control), found)
+
+    def _case(self, seed: int, control: str) -> Case:
+        case = self.study.case(self.loaded.tokenizer, self.study.unit(seed, control_named(control), self.seeds))
+        self._fitting(case.context)
+        return case
+
+    def influences(self, seed: int, examples: int = 8, control: str = MEASUREMENT.name) -> Influences:
+        """What each demonstration does to a query's margin in context, and what its fine-tuning step asks for.
+
+        Both are `[examples, demonstrations]`, of the first measured examples (docs/science.md, section 4).
+
+        Raises
+        ------
+        UserError
+            The seed does not fit into the model's context, or there is no such control.
+        """
+        return self.measurer.influences(control_named(control), self._case(seed, control), examples)
 
     def evaluate(self, seed: int, control: str = MEASUREMENT.name) -> Evaluation:
         """Zero-shot, in-context and fine-tuned accuracy of a seed, or of a control of it."""

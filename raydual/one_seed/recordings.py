@@ -133,7 +133,7 @@ def _map(chunk: Chunk, row: int, condition: str, passes: dict[str, Outcome]) -> 
 def _training_entries(seed: _Seed) -> Iterator[Entry]:
     """Each demonstration's first token and its paired ones; equal tokens are equal in the first layer."""
     query = seed.training.query.clone()
-    query[0] = query[0, seed.training.first_alike]
+    query[0] = query[0, seed.training.first_query_alike]
     for example, recorded in enumerate(seed.recordings):
         own = torch.as_tensor(seed.demonstrations.example_index == example, device=query.device)
         tokens = torch.cat([recorded["query"][0][:, :1], query[:, own]], dim=1)

@@ -36,7 +36,7 @@ class FlopFormula:
     all of its own row and of the prefix (the whole square: what lies behind the causal mask is counted, as eager
     attention computes it); the output layer for the positions that are read. Not counted: embeddings, biases, norms,
     rotary embeddings, softmax, padding, and everything that raydual computes from what it records. A step of
-    fine-tuning counts as `TRAINING` forward passes; since only keys and values are trained, what is really computed is
+    fine-tuning counts as `TRAINING` forward passes; since only some projections are trained, what is really computed is
     nearer two.
     """
 
@@ -100,7 +100,7 @@ class MemoryFormula:
         """A seed with `prefix` demonstration tokens and queries of at most `query` tokens."""
         s = self.shape
         copies = 2 + (2 if settings.optimizer == "adamw" else 0)
-        projections = _FLOAT * copies * len(settings.projections) * s.layers * s.hidden * s.pairs
+        projections = _FLOAT * copies * s.layers * sum(map(s.projection, settings.projections))
         cache = 2 * self.bytes_per_weight * s.layers * prefix * s.pairs
         demonstrations = _FLOAT * s.layers * prefix * (s.queries + 2 * s.hidden)
         recorded = _FLOAT * s.layers * (s.heads * (prefix + 2 * query) + 4 * s.hidden + s.queries)

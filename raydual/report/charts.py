@@ -17,7 +17,7 @@ from raydual.report import theme
 
 Row = dict[str, Any]
 VEGA_LITE = "6.4"
-WIDTH, HEIGHT, BROAD = 340, 230, 400
+WIDTH, HEIGHT, BROAD = 340, 230, 360
 LINES = "length(datum.label) > 15 ? split(datum.label, ' ') : datum.label"
 """Labels of an axis in lines of a word, where they are long."""
 

@@ -105,12 +105,12 @@ class RunData:
         return self.run.comparisons().filter(pc.field("control") == NO_CONTROL).to_pylist()
 
     @cached_property
-    def comparisons(self) -> dict[tuple[str, str, str], dict[int, Row]]:
-        """The comparisons with baselines, by (metric, baseline, baseline's condition) and layer."""
-        found: dict[tuple[str, str, str], dict[int, Row]] = {}
+    def comparisons(self) -> dict[tuple[str, str, str, str], dict[int, Row]]:
+        """The comparisons with baselines, by (metric, condition, baseline, its condition) and layer."""
+        found: dict[tuple[str, str, str, str], dict[int, Row]] = {}
         for row in self._comparison_rows:
             if row["baseline_control"] == NO_CONTROL:
-                key = row["metric"], row["baseline"], row["baseline_condition"]
+                key = row["metric"], row["condition"], row["baseline"], row["baseline_condition"]
                 found.setdefault(key, {})[row["layer"]] = row
         return found
 
@@ -124,9 +124,9 @@ class RunData:
                 found.setdefault(key, {})[row["layer"]] = row
         return found
 
-    def against(self, metric: str, baseline: str, condition: str) -> Row | None:
-        """The overall comparison of a metric with a baseline, or None if it was not made."""
-        return self.comparisons.get((metric, baseline, condition), {}).get(OVERALL)
+    def against(self, metric: str, baseline: str, condition: str, own: str = "icl-ft") -> Row | None:
+        """The overall comparison of a metric, under its `own` condition, with a baseline; None if it was not made."""
+        return self.comparisons.get((metric, own, baseline, condition), {}).get(OVERALL)
 
     def against_control(self, metric: str, condition: str, control: str) -> Row | None:
         """The overall comparison of a metric with itself in a control, or None if it was not made."""

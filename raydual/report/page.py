@@ -152,11 +152,11 @@ def _undefined(data: RunData) -> Iterator[Row]:
 def _table_row(data: RunData, metric: Metric, row: Row) -> dict[str, Any]:
     digits = digits_of(metric)
     beside = []
-    for name, condition in metric.baselines:
+    for name, condition in data.catalogue.baselines_of(metric, row["condition"]):
         baseline = data.overall(name, condition)
-        if baseline and (name, condition) != (metric.name, row["condition"]):
+        if baseline:
             label = data.catalogue[name].label if name != metric.name else f"{metric.label}, {CONDITIONS[condition]}"
-            compared = data.against(metric.name, name, condition)
+            compared = data.against(metric.name, name, condition, row["condition"])
             tested = f"; difference {with_difference(compared, digits)}" if compared and compared["n"] > 1 else ""
             beside.append(f"{label}: {with_interval(baseline, digits)}{tested}")
     beside += [told] if (told := _detectable(data, metric, row["condition"], digits)) else []

@@ -96,7 +96,7 @@ def standings(data: RunData) -> list[Standing]:
 def _verdicts(data: RunData, metric: Metric) -> Iterator[tuple[str, Judged]]:
     baselines = [*metric.baselines, *([(ZERO, "icl-ft")] if metric.above_zero else [])]
     for name, condition in baselines:
-        compared = data.comparisons.get((metric.name, name, condition), {})
+        compared = data.comparisons.get((metric.name, "icl-ft", name, condition), {})
         if _is_made(compared):
             label, than = _of_baseline(data, metric, name, condition)
             yield label, _judged(compared, than)

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -42,7 +41,7 @@ __all__ = [
 
 NO_CONTROL = MEASUREMENT.name
 
-CONFIG, MANIFEST = "config.yaml", "manifest.json"
+CONFIG, MANIFEST, ADDITIONS = "config.yaml", "manifest.json", "additions.json"
 SEARCHES = {"search/seeds.parquet": SEED_SEARCH, "search/finetune.parquet": FINETUNE_SEARCH}
 _MADE_ANEW = "run the sweep again with --resume, which makes it anew"
 _FOLDERS = ("search", "measurements", "examples", "figures")
@@ -155,6 +154,25 @@ class RunDirectory:
         """The sweep as it was run, with `key=value` overrides."""
         return stored_config(self.storage.read_text(CONFIG), self.storage.at(CONFIG), overrides)
 
+    def additions(self) -> list[dict[str, Any]]:
+        """What was added to the run since it began (`run_directory/extension.py`), and the fingerprint before."""
+        if not self.storage.exists(ADDITIONS):
+            return []
+        try:
+            found = json.loads(self.storage.read_text(ADDITIONS))
+            return [{**entry, "before": str(entry["before"])} for entry in found]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.storage.at(ADDITIONS)}: damaged ({error}); put it back as it was") from None
+
+    def accepted(self, config: SweepConfig) -> set[str]:
+        """The fingerprints that files of a sweep may bear: older versions wrote that of the plan of units too."""
+        found = {config.number_fingerprint(), config.fingerprint(), *(entry["before"] for entry in self.additions())}
+        with contextlib.suppress(UserError, FileNotFoundError):
+            stored = self.config()
+            if stored.number_fingerprint() == config.number_fingerprint():
+                found.add(stored.fingerprint())
+        return found
+
     def damaged_config(self) -> bool:
         """Whether something is there in place of the settings that cannot be read as such."""
         if not self.has_config():
@@ -185,7 +203,8 @@ class RunDirectory:
 
     def journal(self, say: Callable[[str], None] = print) -> Journal:
         """Every report of the search so far."""
-        return Journal(self.storage.sub("search"), self.config().fingerprint(), say)
+        config = self.config()
+        return Journal(self.storage.sub("search"), config.number_fingerprint(), say, self.accepted(config))
 
     def seed_search(self) -> pa.Table | None:
         """What the search over seeds tried (`SEED_SEARCH`), if there was one."""
@@ -211,7 +230,7 @@ class RunDirectory:
     def _write_searched(self, name: str, table: pa.Table) -> None:
         schema = SEARCHES[name]
         table = table.select(schema.names).cast(schema)
-        about = {"settings": self.config().fingerprint(), "content": content_of(table)}
+        about = {"settings": self.config().number_fingerprint(), "content": content_of(table)}
         self.storage.write(name, table_bytes(table, schema, about))
 
     # What was measured.
@@ -226,7 +245,7 @@ class RunDirectory:
         if self._belonging is None or self._belonging[1] is None:
             config = self.config()
             chosen = self.finetune(config)
-            self._belonging = (config.fingerprint(), fingerprint_of(chosen) if chosen else None)
+            self._belonging = (config.number_fingerprint(), fingerprint_of(chosen) if chosen else None)
         return self.rows.add(rows, *self._belonging, examples)
 
     def measured(self, columns: list[str], rows: pc.Expression | None = None) -> pa.Table:
@@ -325,7 +344,7 @@ def fingerprint_of(finetune: Finetune) -> str:
     return hashlib.sha256(json.dumps(finetune.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def json_bytes(content: dict[str, Any]) -> bytes:
+def json_bytes(content: dict[str, Any] | list[Any]) -> bytes:
     """A JSON file."""
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
@@ -373,27 +392,3 @@ def remove_temporary(storage: Storage, *folders: str) -> None:
         for entry in storage.list(folder):
             if entry.name.startswith(".") and entry.name.endswith(".tmp"):
                 storage.remove(prefix + entry.name)
-
-
-def copy_run(source: Storage, target: Storage) -> None:
-    """Copy what has been searched and measured, of a run or of all cells, to a new place; `source` may be in progress.
-
-    Raises
-    ------
-    UserError
-        There is no run, or something is at the new place.
-    """
-    check_unused(target)
-    kept = [
-        entry.name
-        for entry in source.list(below=True)
-        if not entry.folder and not entry.name.endswith((SUFFIX, ".tmp", ".damaged")) and _KEPT.search(entry.name)
-    ]
-    if not kept:
-        raise UserError(f"{source}: not a run directory, it holds no {CONFIG}")
-    target.make()
-    for name in kept:
-        target.write(name, source.read(name))
-
-
-_KEPT = re.compile(r"(^|/)(config\.yaml|manifest\.json|cells\.json|(measurements|examples|search)/[^/]+)$")

@@ -54,7 +54,7 @@ class ExampleFiles:
         self._known = {entry: found[entry] if entry in found else self._known[entry] for entry in entries}
         return {entry.name: damage for entry, damage in self._known.items()}
 
-    def set_aside(self, name: str, suffix: str = ".damaged") -> None:
+    def set_aside(self, name: str, suffix: str) -> None:
         """Give a file a name under which it is not read, if it is there."""
         if any(entry.name == name for entry in self.storage.list()):
             self.storage.rename(name, f"{name}{suffix}")

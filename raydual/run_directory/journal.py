@@ -1,7 +1,7 @@
 """The search's journal: every report as it came, so that a resumed search computes none of them again."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from raydual.errors import UserError
@@ -19,12 +19,14 @@ class Journal:
     Parameters
     ----------
     storage : the folder.
-    settings : fingerprint of the sweep; reports of another one are refused.
+    settings : fingerprint of the sweep; reports of another one are refused, but for those in `also`.
     say : told which lines are damaged.
     """
 
-    def __init__(self, storage: Storage, settings: str = "", say: Callable[[str], None] = print) -> None:
-        self.storage, self.settings = storage, settings
+    def __init__(
+        self, storage: Storage, settings: str = "", say: Callable[[str], None] = print, also: Collection[str] = ()
+    ) -> None:
+        self.storage, self.settings, self.accepted = storage, settings, {settings, *also}
         self.reports: dict[str, dict[str, Any]] = {}
         names = [e.name for e in storage.list() if e.name.startswith("journal") and e.name.endswith(".jsonl")]
         names.sort(key=_number)
@@ -68,7 +70,7 @@ class Journal:
             if entry is None:
                 damaged.append(number)
                 continue
-            if self.settings and entry.get("settings", self.settings) != self.settings:
+            if self.settings and entry.get("settings", self.settings) not in self.accepted:
                 raise UserError(
                     f"{self.storage.at(name)}, line {number}: a report of another sweep; "
                     "remove the file, and --resume computes its reports again"

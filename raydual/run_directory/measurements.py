@@ -113,7 +113,7 @@ class Measurements:
         return {unit for file in self.sound() for unit in file.units}
 
     def add(
-        self, rows: pa.Table, settings: str, finetune: str | None, examples: pa.Table | None = None
+        self, rows: pa.Table, settings: str | None, finetune: str | None, examples: pa.Table | None = None
     ) -> str:  # fmt: skip
         """Store the rows of a finished batch; returns the file's name, which starts with the first seed in it.
 
@@ -131,12 +131,16 @@ class Measurements:
         self.storage.write(name, data)
         return name
 
-    def set_aside(self, file: MeasurementFile) -> str:
-        """Give a damaged file a name under which it is not read; returns that name."""
-        aside = f"{file.name}.damaged"
+    def read(self, name: str) -> pa.Table:
+        """All rows of a file."""
+        return pq.read_table(pa.BufferReader(self.storage.read(name)), schema=MEASUREMENTS)
+
+    def set_aside(self, file: MeasurementFile, suffix: str = ".damaged") -> str:
+        """Give a file, and that of its values by example, a name under which it is not read; returns that name."""
+        aside = f"{file.name}{suffix}"
         self.storage.rename(file.name, aside)
         if file.examples:
-            self.examples.set_aside(file.examples)
+            self.examples.set_aside(file.examples, suffix)
         return aside
 
     def _verified(self, entry: Entry) -> MeasurementFile:

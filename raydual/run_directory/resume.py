@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from raydual.errors import UserError
 from raydual.run_directory.directory import CONFIG, MANIFEST, SEARCHES, RunDirectory, check_unused, fingerprint_of
+from raydual.run_directory.extension import check_extension, differences, extend, keep_chosen
 from raydual.run_directory.measurements import MeasurementFile
 from raydual.run_directory.tables import about_of, read_table
 from raydual.settings.schema import SweepConfig
@@ -69,7 +70,7 @@ def repair(run: RunDirectory, config: SweepConfig, say: Callable[[str], None]) -
     if run.has_config() and run.damaged_config():
         storage.rename(CONFIG, f"{CONFIG}.damaged")
         say(f"{storage.at(CONFIG)}: damaged; written anew, since the rows are of the settings given now")
-    elif run.has_config() and run.config().fingerprint() != config.fingerprint():
+    elif run.has_config() and run.config().number_fingerprint() != config.number_fingerprint():
         say(f"{storage.at(CONFIG)}: was changed since the rows were measured; written anew with their settings")
         storage.remove(CONFIG)
     broken = [file for file in before if file.damage and not file.foreign]
@@ -83,6 +84,10 @@ def repair(run: RunDirectory, config: SweepConfig, say: Callable[[str], None]) -
     manifest = _manifest_problem(run)
     if manifest or broken:
         _set_manifest_aside(run, manifest, say)
+    if run.has_config():
+        if run.config().fingerprint() != config.fingerprint():
+            extend(run, run.config(), config, say)
+        keep_chosen(run, config, say)
 
 
 def _set_manifest_aside(run: RunDirectory, problem: str | None, say: Callable[[str], None]) -> None:
@@ -107,11 +112,13 @@ def _manifest_problem(run: RunDirectory) -> str | None:
 def _check_same(run: RunDirectory, config: SweepConfig) -> None:
     """The stored settings are those given now; or all rows are of those given now, so that they can be restored."""
     stored = None if run.damaged_config() else run.config() if run.has_config() else None
-    if stored is not None and stored.fingerprint() == config.fingerprint():
-        _check_kept(run, stored, config)
+    changed = [] if stored is None else differences(stored, config)
+    if stored is not None and not changed:
+        check_extension(run, stored, config)
         return
     fingerprints = {file.settings for file in run.rows.files() if not file.damage}
-    if fingerprints == {config.fingerprint()}:
+    same_numbers = stored is not None and stored.number_fingerprint() == config.number_fingerprint()
+    if not same_numbers and fingerprints and fingerprints <= run.accepted(config):
         return
     if stored is None:
         if not run.has_config() and not run.damaged_config():
@@ -120,21 +127,10 @@ def _check_same(run: RunDirectory, config: SweepConfig) -> None:
             f"{run.storage.at(CONFIG)}: damaged, and no rows show which settings they were measured with; "
             "start again with another --output"
         )
-    now, then = config.model_dump(mode="json"), stored.model_dump(mode="json")
-    changed = [key for key in now if key not in ("execution", "examples", "name") and now[key] != then[key]]
     raise UserError(
-        f"{run}: cannot resume with other settings, {', '.join(changed)} changed; "
-        f"use the settings of its {CONFIG}, or another --output"
+        f"{run}: cannot resume with other settings, {', '.join(changed)}; use the settings of its {CONFIG}, or another "
+        "--output"
     )
-
-
-def _check_kept(run: RunDirectory, stored: SweepConfig, config: SweepConfig) -> None:
-    """All batches keep the same values by example."""
-    if stored.examples != config.examples:
-        raise UserError(
-            f"{run}: cannot resume with other settings, examples changed: the run keeps {stored.examples}, not "
-            f"{config.examples}; go on with examples={stored.examples}, or use another --output"
-        )
 
 
 _RESTORE = f"put {CONFIG} back as it was, or measure with these settings into another directory"
@@ -149,9 +145,9 @@ def _check_rows(run: RunDirectory, config: SweepConfig) -> None:
 
 
 def _foreign(run: RunDirectory, files: list[MeasurementFile], config: SweepConfig) -> Iterator[str]:
-    fingerprint, seeds = config.fingerprint(), set(config.seeds)
+    accepted, seeds = run.accepted(config), set(config.seeds)
     sound = [file for file in files if not file.damage]
-    others = [file for file in sound if file.settings not in (None, fingerprint)]
+    others = [file for file in sound if file.settings is not None and file.settings not in accepted]
     if others and len(others) == len(sound):
         yield (
             f"{run.storage.at(CONFIG)}: its settings are not those that the rows in measurements/ were measured with "
@@ -191,7 +187,7 @@ def _check_searches(run: RunDirectory, config: SweepConfig) -> None:
             about = about_of(read_table(run.storage, name, schema, "").schema)
         except UserError:
             continue  # damaged: told, or made again, elsewhere
-        if about.get("settings", config.fingerprint()) != config.fingerprint():
+        if "settings" in about and about["settings"] not in run.accepted(config):
             raise UserError(f"{run.storage.at(name)}: is of another sweep than {CONFIG}; move it away, then --resume")
 
 

@@ -1,7 +1,8 @@
 """The controls: runs that differ from the measurement in one thing (docs/science.md, section 5)."""
 
 import re
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,7 +36,7 @@ class Control:
         return self.weights != "trained"
 
     def changes(self, condition: str, gradient: str = "full") -> bool:
-        """Whether anything can differ in a condition: `zsl`, `icl`, `ft` or two of them (`icl-ft`).
+        """Whether anything can differ in a condition: `zsl`, `icl`, `ft`, `patch` or two of them (`icl-ft`).
 
         `gradient` is that of the measurement's fine-tuning, which may be layer-causal itself.
         """
@@ -44,6 +45,7 @@ class Control:
         changed = {
             "zsl": self.draws_models or own_words,
             "icl": self.draws_models or context,
+            "patch": self.draws_models or context,
             "ft": self.draws_models or context or self.tuned_on == "other" or self.step not in ("set", gradient),
         }
         return any(changed[arm] for arm in condition.split("-"))
@@ -125,6 +127,12 @@ def control_named(name: str) -> Control:
             return control
     known = control_names()
     raise UserError(f"control {name!r} is not one of {', '.join(known)}, permutation_2, …{did_you_mean(name, known)}")
+
+
+def next_seed(seed: int, in_order: Sequence[int]) -> int:
+    """Whose demonstrations `other_seed` is fine-tuned on: the next of sorted seeds, after the last the first."""
+    after = bisect_right(in_order, seed)
+    return in_order[after] if after < len(in_order) else next(iter(in_order), seed)
 
 
 def control_names() -> list[str]:

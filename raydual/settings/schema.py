@@ -12,7 +12,7 @@ from raydual.catalogue.entries import CATALOGUE, Catalogue, Metric
 from raydual.catalogue.own import measures_in
 from raydual.errors import UserError, shown
 from raydual.files import read_text
-from raydual.model.anatomy import TRAINABLE, Trainable
+from raydual.model.anatomy import TRAINED, Trainable
 from raydual.settings.task import Name, Task, builtin_tasks
 
 LARGEST = 2**63
@@ -65,7 +65,7 @@ class DataFiles(Settings):
 
 
 class Finetune(Settings):
-    """Key/value fine-tuning (docs/science.md, section 2). Defaults are Dai's."""
+    """Fine-tuning of chosen projections (docs/science.md, section 2). Defaults are Dai's."""
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Rate = 5e-4
@@ -75,7 +75,7 @@ class Finetune(Settings):
     gradient: Literal["full", "layer_causal"] = Field(
         default="full", description="layer_causal: each layer learns from what it and those below it compute (Deutch)"
     )
-    projections: Annotated[tuple[Trainable, ...], Field(min_length=1)] = TRAINABLE
+    projections: Annotated[tuple[Trainable, ...], Field(min_length=1)] = TRAINED
 
     _projections_distinct = field_validator("projections")(_distinct)
 
@@ -155,6 +155,12 @@ def _read_own(value: Any) -> Any:
     return value
 
 
+class Patch(Settings):
+    """One patch of MLP weights for all queries, fitted on the selection examples (docs/science.md, section 4)."""
+
+    ridge: Weight = Field(default=1e-3, description="of the least squares, in units of the inputs' mean squared norm")
+
+
 class Measures(Settings):
     """Variants of the metrics (docs/science.md, section 4), and metrics beside the built-in ones."""
 
@@ -170,13 +176,26 @@ class Measures(Settings):
     margin: Annotated[float, Field(strict=True, gt=0, lt=1)] = Field(
         default=0.05, description="differences below this share of a metric's largest value count as none that matters"
     )
+    context_weights: Flag = Field(
+        default=False, description="the context as a change of each query's MLP weights: a pass more over the queries"
+    )
+    patch: Patch | None = None
+    parts: Flag = Field(default=False, description="λ, the exact update and SimDual by kind of token")
+    outputs: Flag = Field(default=False, description="output distributions, calibration and flips")
+    influence: Count | None = Field(
+        default=None, description="influence of each demonstration, on the first so many examples; None: not measured"
+    )
     own: Annotated[OwnMetrics | None, BeforeValidator(_read_own)] = Field(
         default=None, description="a Python file with metrics (docs/own_metric.md)"
     )
 
     def measured(self, metric: Metric) -> bool:
         """Whether nothing switches the metric off."""
-        return not metric.switch or bool(getattr(self, metric.switch))
+        return self.switched(metric) is not None
+
+    def switched(self, metric: Metric) -> Metric | None:
+        """The metric with the conditions that are measured; None if it is switched off."""
+        return metric.switched(lambda switch: bool(getattr(self, switch)))
 
     def margin_of(self, metric: Metric) -> float:
         """The margin of equivalence in a metric's own unit; NaN for one without bounds."""
@@ -230,7 +249,7 @@ class Execution(Settings):
         return (32 if on_gpu else 8) if self.seeds_per_batch == "auto" else self.seeds_per_batch
 
 
-_NEWER_MEASURES = {"margin"}
+_NEWER_MEASURES = {"margin", "context_weights", "patch", "parts", "outputs", "influence"}
 """Settings of `measures` that the first version did not have."""
 
 Kept = Literal["overall", "layers", "heads", "off"]
@@ -307,6 +326,11 @@ class SweepConfig(Settings):
             raise ValueError(
                 f"search.seeds.slices ends at {seeds.slices[-1]}, but split.selection is {self.split.selection}"
             )
+        if self.measures.patch and self.split.selection < 2:
+            raise ValueError(
+                "measures.patch is fitted on selection examples, which are not measured: it needs `protocol: split` "
+                "and split.selection of at least 2"
+            )
         controls, labels = self.controls, len(self.task.label_words)
         if "abstract" in controls.labels and len(controls.abstract_words) < labels:
             raise ValueError(
@@ -331,14 +355,31 @@ class SweepConfig(Settings):
     def catalogue(self) -> Catalogue:
         """Every metric that is measured: the built-in ones that are switched on, and those of `measures.own`."""
         own = self.measures.own.metrics if self.measures.own else ()
-        return Catalogue([*filter(self.measures.measured, CATALOGUE.values()), *own])
+        builtin = map(self.measures.switched, CATALOGUE.values())
+        return Catalogue([*(metric for metric in builtin if metric), *own])
 
     def fingerprint(self) -> str:
-        """A hash of all settings that a measured number can depend on (not of `execution`, `examples` and `name`).
+        """A hash of all settings that a run's numbers can depend on (not of `execution`, `examples` and `name`).
 
         A margin is part of it, since it must be stated before the run. Settings that older versions did not have are
         left out where they have their default, so that their runs can be gone on with.
         """
+        return _hash(self._measured_settings())
+
+    def number_fingerprint(self) -> str:
+        """A hash of those settings that a measured number can depend on: the fingerprint without the plan of units.
+
+        The plan is which seeds, how many of them a search keeps, and which controls on how many: a finished run may be
+        given more of them.
+        """
+        settings = self._measured_settings()
+        del settings["seeds"]
+        if settings["search"]["seeds"]:
+            del settings["search"]["seeds"]["keep"]
+        settings["controls"] = {"abstract_words": settings["controls"]["abstract_words"]}
+        return _hash(settings)
+
+    def _measured_settings(self) -> dict[str, Any]:
         settings = self.model_dump(mode="json", exclude={"execution", "examples", "name"})
         defaults = Measures().model_dump(mode="json", include=_NEWER_MEASURES)
         for name, default in defaults.items():
@@ -347,4 +388,8 @@ class SweepConfig(Settings):
         own = settings["measures"].pop("own")
         if own is not None:
             settings["measures"]["own"] = own["source"]
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        return settings
+
+
+def _hash(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

@@ -155,7 +155,7 @@ def _pieces(buckets: Buckets, config: SweepConfig) -> Iterator[Piece]:
     for metric in config.catalogue.values():
         for condition in metric.conditions_with_labels(len(config.task.label_words)):
             compared = condition in metric.conditions
-            baselines = [base for base in metric.baselines if compared and base != (metric.name, condition)]
+            baselines = list(config.catalogue.baselines_of(metric, condition)) if compared else []
             own = buckets.values(metric.name, condition)
             zero = [(ZERO, condition, _zero(own))] if metric.above_zero and condition == "icl-ft" else []
             yield Piece(

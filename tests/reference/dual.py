@@ -34,7 +34,7 @@ def rotated(vectors: np.ndarray, block: BlockInput) -> np.ndarray:
 def scores_and_values(
     attention: torch.nn.Module, keyed: torch.nn.Module, block: BlockInput
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of `attention`'s last query onto `keyed`'s keys [heads, S]; its values [heads, S, head_dim]."""
+    """Scores of `attention`'s last query onto `keyed`'s keys [heads, S], and `keyed`'s values [heads, S, head_dim]."""
     size = attention.head_dim
     query_norm, key_norm = getattr(attention, "q_norm", None), getattr(keyed, "k_norm", None)
     query = rotated(normed(query_norm, projected(attention.q_proj, block.states, size)), block)[-1]
@@ -57,10 +57,16 @@ def context_update(base: torch.nn.Module, block: BlockInput, prefix_length: int)
 
 
 def tuning_update(base: torch.nn.Module, tuned: torch.nn.Module, own: BlockInput) -> np.ndarray:
-    """What the tuned keys and values change, for the base query over its own tokens, after o_proj [hidden]."""
+    """What the tuned attention changes at the query's last token over its own tokens, after o_proj [hidden].
+
+    Its q, k, v and o projections are the tuned ones, where these are trained; zero where none is.
+    """
     before = dual(*scores_and_values(base, base, own), 0)["o_own"]
-    after = dual(*scores_and_values(base, tuned, own), 0)["o_own"]
-    return after_output(base, after - before)
+    after = dual(*scores_and_values(tuned, tuned, own), 0)["o_own"]
+    change = after_output(tuned, after) - after_output(base, before)
+    if tuned.o_proj.bias is not None:
+        change = change + array(tuned.o_proj.bias) - array(base.o_proj.bias)
+    return change
 
 
 def outer_sum(attention: torch.nn.Module, states: np.ndarray) -> np.ndarray:

@@ -40,6 +40,7 @@ class Finetuned:
     model: PreTrainedModel
     records: list[TrainingRecord]
     losses: list[float]
+    trains_queries: bool
 
 
 def finetune(
@@ -59,7 +60,7 @@ def finetune(
             losses.append(loss)
             records.append(record)
     tuned.requires_grad_(False)
-    return Finetuned(tuned, records, losses)
+    return Finetuned(tuned, records, losses, "q_proj" in settings.projections)
 
 
 def trainable(model: PreTrainedModel, projections: tuple[str, ...]) -> list[torch.nn.Parameter]:
@@ -68,7 +69,8 @@ def trainable(model: PreTrainedModel, projections: tuple[str, ...]) -> list[torc
     chosen = []
     for layer in model.model.layers:
         for name in projections:
-            chosen += list(getattr(layer.self_attn, name).parameters())
+            inside = layer.mlp if name in ("gate_proj", "up_proj", "down_proj") else layer.self_attn
+            chosen += list(getattr(inside, name).parameters())
     for parameter in chosen:
         parameter.requires_grad_(True)
     return chosen

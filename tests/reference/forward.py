@@ -14,6 +14,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from .prompts import Tokens, continuation
 
 Seen = dict[str, list[Any]]
+LAST_TOKEN = ("attn_out", "hidden", "query", "query_normed", "attn_in", "mlp_residual", "mlp_in", "mlp_product")
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,10 @@ class BlockInput:
 class Recording:
     """What one prompt leaves at its last token; float64 arrays.
 
-    attn_out, hidden, attn_in [layers, hidden]; query and query_normed (after q_norm, where there is one) [layers,
-    heads * head_dim]; scores_query [layers, heads, own] and scores_demo [layers, heads, prefix], scaled q.k before
-    mask and softmax; mass (λ) [layers, heads]; o_own and o_demo [layers, heads, head_dim], attention outputs
+    attn_out, hidden, attn_in, mlp_residual, mlp_in (before and after the MLP's norm) [layers, hidden]; mlp_product
+    (what the down projection gets) [layers, intermediate]; query and query_normed (after q_norm, where there is one)
+    [layers, heads * head_dim]; scores_query [layers, heads, own] and scores_demo [layers, heads, prefix], scaled q.k
+    before mask and softmax; mass (λ) [layers, heads]; o_own and o_demo [layers, heads, head_dim], attention outputs
     before o_proj with the softmax restricted to own or prefix tokens; logits [vocabulary]; blocks,
     the inputs of every layer's attention block. With no prefix λ is 0 and o_demo NaN.
     """
@@ -45,6 +47,9 @@ class Recording:
     query: np.ndarray
     query_normed: np.ndarray
     attn_in: np.ndarray
+    mlp_residual: np.ndarray
+    mlp_in: np.ndarray
+    mlp_product: np.ndarray
     scores_query: np.ndarray
     scores_demo: np.ndarray
     mass: np.ndarray
@@ -65,6 +70,12 @@ def watched(model: PreTrainedModel) -> Iterator[Seen]:
 
         return hook
 
+    def keep_input(name: str):
+        def hook(module, args):
+            seen[name].append(args[0].detach())
+
+        return hook
+
     def keep_rotary(module, args, kwargs):
         seen["rotary"].append(kwargs["position_embeddings"])
 
@@ -77,6 +88,9 @@ def watched(model: PreTrainedModel) -> Iterator[Seen]:
         handles.append(last.register_forward_hook(keep("query_normed")))
         handles.append(layer.self_attn.register_forward_hook(keep("attn_out")))
         handles.append(layer.register_forward_hook(keep("hidden")))
+        handles.append(layer.post_attention_layernorm.register_forward_pre_hook(keep_input("mlp_residual")))
+        handles.append(layer.post_attention_layernorm.register_forward_hook(keep("mlp_in")))
+        handles.append(layer.mlp.down_proj.register_forward_pre_hook(keep_input("mlp_product")))
     try:
         yield seen
     finally:
@@ -94,10 +108,7 @@ def record(model: PreTrainedModel, ids: list[int], prefix_length: int = 0) -> Re
     """One forward pass over the whole prompt; the first `prefix_length` tokens are not the query's own."""
     with watched(model) as seen:
         logits = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
-    last = {
-        name: np.stack([array(layer[0, -1]).ravel() for layer in seen[name]])
-        for name in ("attn_out", "hidden", "query", "query_normed", "attn_in")
-    }
+    last = {name: np.stack([array(layer[0, -1]).ravel() for layer in seen[name]]) for name in LAST_TOKEN}
     rows = []
     for layer, attn_in, rotary in zip(model.model.layers, seen["attn_in"], seen["rotary"], strict=True):
         scores, values = scores_and_values(layer.self_attn, attn_in, rotary)

@@ -13,6 +13,7 @@ from . import agreement, metrics, ranks
 from .dual import similarities
 from .finetune import Finetuned, FinetuneSettings, finetune
 from .forward import Recording, label_scores, record, softmax
+from .parts import part_values, token_kinds
 from .prompts import (
     InContext,
     TaskSettings,
@@ -39,6 +40,7 @@ class MeasureSettings:
     keep_first_token: bool = False
     kendall_examples: int | None = None
     kendall_softmax: bool = False
+    parts: bool = False
     noise_seed: int = 0
     draws: int = 8
 
@@ -62,6 +64,7 @@ class ExampleRecord:
     demonstration_pairs: list[metrics.Pairs]
     simdual: np.ndarray
     simdw: np.ndarray
+    parts: dict[str, np.ndarray]
 
     def prediction(self, condition: str) -> int:
         """The label id of the word with the highest score."""
@@ -134,10 +137,11 @@ def record_seed(
     base = copy.deepcopy(model).eval()
     base.set_attn_implementation("eager")
     alone, tuned = tune_on(base, tokenizer, chosen, task, finetune_settings)
+    measures = measures or MeasureSettings()
     examples = [
         record_example(
             base, ft_model or tuned.model, tokenizer, alone, task, filled(task, text), label,
-            (measures or MeasureSettings()).keep_first_token,
+            measures.keep_first_token, measures.parts,
         )
         for text, label in validation
     ]  # fmt: skip
@@ -166,6 +170,7 @@ def record_example(
     query: str,
     label: int,
     keep_first: bool,
+    parts: bool = False,
 ) -> ExampleRecord:
     """One validation example under the three conditions."""
     alone = tokenize(tokenizer, query)
@@ -193,6 +198,7 @@ def record_example(
         ],
         simdual=simdual,
         simdw=simdw,
+        parts=part_values(base, tuned, icl.blocks, token_kinds(prompt, task)) if parts else {},
     )
 
 
@@ -204,6 +210,7 @@ def values_of(seed: SeedRecord, measures: MeasureSettings, generator: np.random.
         **weight_values(seed.examples),
         **kendall_values(seed, measures, generator),
         **dual_values(seed.examples),
+        **part_means(seed.examples),
     }
     values: Values = {**prediction_values(seed.examples), **agreement_values(seed.examples)}
     for (metric, condition), by_layer in layered.items():
@@ -335,6 +342,16 @@ def dual_values(examples: list[ExampleRecord]) -> dict[tuple[str, str], np.ndarr
     }
 
 
+def part_means(examples: list[ExampleRecord]) -> dict[tuple[str, str], np.ndarray]:
+    """What each kind of token adds, where it was asked for."""
+    return {
+        (name, "icl-ft" if name.startswith("simdual") else "icl"): np.array(
+            [metrics.mean([float(example.parts[name][layer]) for example in examples]) for layer in range(len(values))]
+        )
+        for name, values in examples[0].parts.items()
+    }
+
+
 def training_vectors(seed: SeedRecord, field: str) -> list[np.ndarray]:
     """A field of every training example; in the first layer one token has one, to the last bit.
 
@@ -357,6 +374,8 @@ def kendall_values(
     """Ranks of the context's attention to the demonstrations beside fine-tuning's, and beside noise."""
     examples = seed.examples[: measures.kendall_examples]
     queries, inputs = training_vectors(seed, measures.query_field), training_vectors(seed, "attn_in")
+    if seed.finetuned.trains_queries:
+        queries = [getattr(trained, measures.query_field) for trained in seed.finetuned.records]
     context, tuning, tuning_input, noise = [], [], [], []
     for example in examples:
         pairs, ft = example.demonstration_pairs, example.recordings["ft"]
