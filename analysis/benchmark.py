@@ -136,7 +136,7 @@ def measure_replica(setup: Setup, seeds: int) -> tuple[list[Row], ReplicaTime]:
     memory = peak_memory(device)
     flops = FlopFormula(Shape.of(setup.loaded.model.config.to_dict()))
     work: dict[str, Work] = {}
-    for found in (flops.seed(s, setup.queries, config.finetune.epochs) for batch in sets for s in batch):
+    for found in (flops.seed(s, setup.queries, config.finetune) for batch in sets for s in batch):
         work = {part: work.get(part, Work()) + value for part, value in found.items()}
     return rows, ReplicaTime(
         seconds=seconds / seeds,

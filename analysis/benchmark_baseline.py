@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -82,7 +82,8 @@ def plain_seed(setup: Setup, seed: int, clock: Clock, examples: int | None = Non
     measured = dataset.measured if examples is None else dataset.measured.take(range(examples))
     # The queries are filled templates already.
     task = TaskSettings(template="{text}", separator=config.task.separator, label_words=config.task.label_words)
-    measures = plain.MeasureSettings(**config.measures.model_dump(exclude={"resamples", "margin", "own"}))
+    known = {field.name for field in fields(plain.MeasureSettings)}
+    measures = plain.MeasureSettings(**config.measures.model_dump(include=known))
     base = copy.deepcopy(setup.loaded.model).eval()
     base.set_attn_implementation("eager")
     chosen = dataset.train.take(demonstration_indices(seed, len(dataset.train), config.demonstrations))

@@ -57,6 +57,8 @@ _WHERE = {
     "rec2ftp": "raydual.metrics.prediction",
     "kappa": "raydual.metrics.prediction",
     "describe": "raydual.statistics.over_seeds",
+    "as_dataset": "raydual.interchange",
+    "as_xarray": "raydual.interchange",
 }
 
 __all__ = sorted([*_WHERE, "__version__"])

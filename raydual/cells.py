@@ -222,7 +222,8 @@ def can_change_along(axis: str, metric: Metric, condition: str) -> bool:
 def _by_seed(run: RunDirectory) -> dict[tuple[str, str], dict[int, float]]:
     """The overall value of every seed, by (metric, condition)."""
     overall = (pc.field("layer") == OVERALL) & (pc.field("control") == NO_CONTROL)
-    table = run.measured(["metric", "condition", "seed", "value"], overall)
+    table = run.measured(["metric", "condition", "shots", "seed", "value"], overall)
+    table = table.filter(pc.field("shots") == run.config().demonstrations)
     found: dict[tuple[str, str], dict[int, float]] = {}
     for row in table.to_pylist():
         found.setdefault((row["metric"], row["condition"]), {})[row["seed"]] = row["value"]

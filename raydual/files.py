@@ -1,10 +1,11 @@
 """Files that a user names: read only if they are regular files of UTF-8 text; every mistake is a `UserError`."""
 
+import contextlib
 import os
 import stat
 from pathlib import Path
 
-from raydual.errors import UserError, shown
+from raydual.errors import UserError, did_you_mean, shown
 
 SWEEPS = next(
     folder for folder in (Path(__file__).parent / "sweeps", Path(__file__).parent.parent / "sweeps") if folder.is_dir()
@@ -57,7 +58,7 @@ def regular_file(path: Path, where: str) -> Path:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        what = "is a link that leads nowhere" if os.path.lexists(path) else "does not exist"
+        what = "is a link that leads nowhere" if os.path.lexists(path) else f"does not exist{_nearest(path)}"
         raise UserError(f"{where}: it {what}") from None
     except OSError as error:
         raise UserError(f"{where}: {_reason(error)}") from None
@@ -67,6 +68,13 @@ def regular_file(path: Path, where: str) -> Path:
         what = "a directory" if stat.S_ISDIR(mode) else "a pipe, a device or the like"
         raise UserError(f"{where}: it is {what}, not a file")
     return path
+
+
+def _nearest(path: Path) -> str:
+    """The file beside a missing one that was most likely meant."""
+    with contextlib.suppress(OSError, ValueError):
+        return did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()])
+    return ""
 
 
 def read_bytes(path: Path, where: str) -> bytes:

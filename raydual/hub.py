@@ -21,6 +21,8 @@ Found = TypeVar("Found")
 _PATIENCE_SECONDS = (3.0, 15.0)
 """How long the hub may take for a first answer; the second time only where the cache can't serve."""
 _COMMIT = re.compile("[0-9a-f]{40}")
+_BUSY = re.compile(r"HTTP Error (\d{3})")
+"""How the client logs a try that it makes again."""
 _CLIENTS = ("huggingface_hub", "datasets", "httpx", "httpx2", "filelock")
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN, on every machine that loads it"
 _WITHOUT_HUB = {
@@ -146,7 +148,7 @@ def _from_hub(load: Callable[[], Found], repository: Repository, name: str, hear
     try:
         found = load()
     except Exception as error:  # the client raises many kinds
-        raise _explained(error, repository) from None
+        raise _explained(error, repository, heard) from None
     # `datasets` takes what it has whenever the hub refuses.
     if any("latest cached version" in line for line in heard):
         _note(f"the Hugging Face hub does not give it any more; from the cache: {name}")
@@ -247,8 +249,8 @@ class _Heard(logging.Handler):
         self.lines.append(record.getMessage())
 
 
-def _explained(error: Exception, repository: Repository) -> UserError:
-    """What a client's error means for who asked."""
+def _explained(error: Exception, repository: Repository, heard: Sequence[str] = ()) -> UserError:
+    """What a client's error means for who asked; `heard` are the lines that it logged."""
     from huggingface_hub import errors
 
     words = repository.words
@@ -269,7 +271,8 @@ def _explained(error: Exception, repository: Repository) -> UserError:
             f"{words}: the Hugging Face hub has no repository of this name that you may read; check the name, and for "
             f"a private one {_LOG_IN}"
         )
+    tries = [found[1] for line in heard if (found := _BUSY.search(line))]
+    why = f"it answers with status {tries[-1]}, {len(tries)} times" if tries else f"{type(error).__name__}: {reason}"
     return UserError(
-        f"{words} cannot be loaded from the Hugging Face hub ({type(error).__name__}: {reason}); try again, or "
-        f"{_WITHOUT_HUB[repository.setting]}"
+        f"{words} cannot be loaded from the Hugging Face hub ({why}); try again, or {_WITHOUT_HUB[repository.setting]}"
     )

@@ -5,6 +5,7 @@ such a mistake is told in less than a second.
 """
 
 import platform
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -12,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from raydual.console import say
+from raydual.console import following, say
 from raydual.run_directory.directory import RunDirectory, is_unused
 from raydual.run_directory.resume import check, repair
 from raydual.settings.controls import MEASUREMENT
@@ -52,12 +53,20 @@ def execute(
         A mistake in the settings, data, model, files or cluster; nothing that was measured is lost.
     """
     check(run, config, resume)
-    study = prepare_study(config)
+    study = _prepared(config)
     with taken(run, config, resume):
         from raydual.cluster.session import Where
 
         _run_study(study, run, where, Where(address, wait_minutes))
     return run
+
+
+def _prepared(config: SweepConfig) -> Study:
+    """The study of a sweep, with all that may be checked before Ray starts."""
+    from raydual.loggers import check_loggers
+
+    check_loggers(config)
+    return prepare_study(config)
 
 
 def execute_cells(
@@ -85,7 +94,7 @@ def execute_cells(
     for cell in sweep.cells:
         run = directory.cell(cell.name)
         check(run, cell.config, resume and not is_unused(run.storage))
-    studies = [prepare_study(cell.config) for cell in sweep.cells]
+    studies = [_prepared(cell.config) for cell in sweep.cells]
     with directory.locked(say):
         directory.check(sweep, resume)
         directory.start(sweep)
@@ -134,8 +143,10 @@ def _run_study(study: Study, run: RunDirectory, where: str, place: "Where", shar
     """
     from raydual.cluster.choice import stored_choice
     from raydual.cluster.run import Computed
+    from raydual.loggers import log_run
     from raydual.plan.power import undecidable
     from raydual.report import write_report
+    from raydual.report.data import RunData
     from raydual.statistics.reduce import reduce_run
 
     config, timings = study.config, Timings()
@@ -151,12 +162,16 @@ def _run_study(study: Study, run: RunDirectory, where: str, place: "Where", shar
     else:
         computed = Computed()
         say("everything has been measured; only the summary and the report are made again")
-        with timings.stage("reduce"):
+        with timings.stage("reduce"), following("reduce", file=sys.stdout):
             reduce_run(run)
     manifest = _manifest(run, choice, timings, computed) | {"model_commit": study.commit}
-    report = write_report(run, manifest)
+    with following("report", file=sys.stdout):
+        manifest["warnings"] = RunData(run, manifest).warnings
+        report = write_report(run, manifest)
     # Last, so that a run that has it is complete.
     run.write_manifest(manifest)
+    if config.execution.loggers:
+        log_run(RunData(run, manifest), report)
     _say_results(run, manifest)
     say(str(report))
 
@@ -183,7 +198,7 @@ def _compute(
         with timings.stage("measure"):
             on_ray.measure(choice)
         computed = on_ray.finish()
-        with timings.stage("reduce"):
+        with timings.stage("reduce"), following("reduce", file=sys.stdout):
             # One machine's threads need no copies of the values.
             reduce_run(run, map_on_ray if opened.connection.joined else None)
     return choice, computed
@@ -203,6 +218,8 @@ def _say_results(run: RunDirectory, manifest: dict[str, Any]) -> None:
 
     for line in (*headline_lines(run), *standing_lines(RunData(run, manifest))):
         say(line)
+    for line in manifest["warnings"]:
+        say(f"warning: {line}")
 
 
 class Timings:

@@ -1,14 +1,14 @@
 """A sweep and its data together: what every worker needs to make prompts. Loads no torch."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import tokenizers
 
 from raydual.catalogue.own import check_own
-from raydual.data.demonstrations import demonstration_examples
+from raydual.data.demonstrations import demonstration_examples, other_order
 from raydual.data.examples import Dataset, load_dataset
 from raydual.data.prompts import DemonstrationSet, Queries, encode_demonstrations, encode_queries, label_tokens
 from raydual.data.tokens import encode
@@ -80,11 +80,27 @@ class Study:
         self, tokenizer: tokenizers.Tokenizer, seed: int, control: Control = MEASUREMENT
     ) -> DemonstrationSet:
         """The tokenized demonstrations of a seed."""
+        return next(self._encoded(tokenizer, seed, control))
+
+    def with_variants(
+        self, tokenizer: tokenizers.Tokenizer, seed: int, control: Control = MEASUREMENT
+    ) -> DemonstrationSet:
+        """The same, with the first ones alone and the other orders that the sweep measures too."""
+        count, shots = self.config.demonstrations, self.config.shots
+        others = [other_order(count, seed, number) for number in range(1, self.config.measures.order + 1)]
+        whole, *more = self._encoded(tokenizer, seed, control, [*map(range, shots), *others])
+        return replace(whole, shorter=tuple(more[: len(shots)]), orders=tuple(more[len(shots) :]))
+
+    def _encoded(
+        self, tokenizer: tokenizers.Tokenizer, seed: int, control: Control, others: Sequence[Sequence[int]] = ()
+    ) -> Iterator[DemonstrationSet]:
+        """The demonstrations of a seed, and each other choice or order of them."""
         task = self.task(control)
         chosen = demonstration_examples(
             self.dataset.train, seed, self.config.demonstrations, len(task.label_words), control
         )
-        return encode_demonstrations(tokenizer, task, chosen, seed, self.config.measures.keep_first_token)
+        for examples in (chosen, *map(chosen.take, others)):
+            yield encode_demonstrations(tokenizer, task, examples, seed, self.config.measures.keep_first_token)
 
     def units(self, seeds: Sequence[int]) -> list[Unit]:
         """Everything that is measured when `seeds` are: control by control, the measurement itself first."""
@@ -107,10 +123,10 @@ class Study:
 
     def case(self, tokenizer: tokenizers.Tokenizer, unit: Unit) -> Case:
         """The tokenized demonstrations of a unit."""
-        context = self.demonstrations(tokenizer, unit.seed, unit.control)
+        context = self.with_variants(tokenizer, unit.seed, unit.control)
         if unit.tuned_on == unit.seed:
             return Case(context)
-        return Case(context, self.demonstrations(tokenizer, unit.tuned_on, unit.control))
+        return Case(context, self.with_variants(tokenizer, unit.tuned_on, unit.control))
 
 
 def _unit(seed: int, control: Control, in_order: Sequence[int]) -> Unit:

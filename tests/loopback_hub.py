@@ -24,13 +24,14 @@ class Repository:
     """Files by their paths, as one commit; `gated`: only who sends the token may read them.
 
     `refused` is the status with which others are told so. `cut` names files whose transfer breaks off, at first in the
-    middle and then at once, with how often that still is to happen.
+    middle and then at once, with how often that still is to happen. `unwell` is a status with which all is answered.
     """
 
     files: dict[str, bytes]
     gated: bool = False
     refused: int = 401
     cut: dict[str, int] = field(default_factory=dict)
+    unwell: int = 0
 
     @property
     def commit(self) -> str:
@@ -137,6 +138,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(401, "RepoNotFound", "Invalid username or password.")
         elif found.gated and self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._refuse(found.refused, "GatedRepo", f"Access to {name} is restricted and you are not in the list.")
+        elif found.unwell:
+            self._send(found.unwell, b"busy")
         else:
             return found
         return None

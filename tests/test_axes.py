@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raydual.catalogue.entries import CATALOGUE, OVERALL
+from raydual.catalogue.entries import OVERALL
 from raydual.cells import CellsDirectory, pairs_along, reduce_cells
 from raydual.errors import UserError
 from raydual.files import SWEEPS
@@ -23,6 +23,7 @@ from raydual.settings.reading import Cell, Sweep, load_config, load_sweep
 from raydual.statistics.reduce import reduce_run
 from raydual.sweep import main as sweep_main
 
+from .default_catalogue import CATALOGUE
 from .pages import page_of
 from .synthetic import synthetic_config, synthetic_rows
 

@@ -18,6 +18,7 @@ from raydual.data.tokens import encode
 from raydual.measure.seeds import SeedMeasurer
 from raydual.model.anatomy import Shape
 from raydual.plan.cost import TRAINING, FlopFormula
+from raydual.settings.schema import Finetune
 
 from . import test_equals_plain
 from .tiny import tiny_model
@@ -115,7 +116,7 @@ def test_the_formula_counts_a_seed_as_plain_passes_do():
     prefix = torch.as_tensor(np.concatenate([demonstrations.prefix, queries.separator]))[None]
     with FlopCounterMode(display=False) as counter:
         context = model.model(input_ids=prefix, use_cache=True).past_key_values
-    work = formula.seed(demonstrations, queries, epochs=2)
+    work = formula.seed(demonstrations, queries, Finetune(epochs=2))
     assert {part: found.flops for part, found in work.items()} == {
         "prefix": counter.get_total_flops(),
         "icl": counted(queries.in_context, context),

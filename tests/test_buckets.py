@@ -65,6 +65,7 @@ one_row = st.fixed_dictionaries(
     {
         "seed": st.sampled_from([-3, 0, 7, 2**40]),
         "control": st.sampled_from(["none", "untrained", "permutation_2", "permutation_10"]),
+        "shots": st.sampled_from([2, 8, 32]),
         "metric": st.sampled_from(["simaou", "accuracy", "of another version", FAILED]),
         "condition": st.sampled_from(["icl-ft", "zsl", "icl-ft, gold 1"]),
         "layer": st.integers(-1, 2),
@@ -89,7 +90,8 @@ def test_values_are_those_of_a_plain_dictionary(files, scattered):
                 found.add(batch)
             for row in rows:
                 key = row["metric"], row["condition"]
-                plain.setdefault(key, {})[row["control"], row["layer"], row["seed"]] = row["value"]
+                variant = row["control"], row["shots"]
+                plain.setdefault(key, {})[variant, row["layer"], row["seed"]] = row["value"]
         found.scatter()
         everything = [row for rows in files for row in rows]
         assert found.rows == len(everything)
@@ -100,11 +102,12 @@ def test_values_are_those_of_a_plain_dictionary(files, scattered):
 
 
 def assert_same(values, plain):
-    controls, layers, seeds = (sorted({place[axis] for place in plain}) for axis in range(3))
-    assert list(values.controls) == sorted(controls, key=report_order)
+    variants, layers, seeds = (sorted({place[axis] for place in plain}) for axis in range(3))
+    # Controls as reports show them, and of each all demonstrations first.
+    assert list(values.variants) == sorted(variants, key=lambda of: (report_order(of[0]), -of[1]))
     assert (values.layers.tolist(), values.seeds.tolist()) == (layers, seeds)
     for (c, layer, seed), measured in np.ndenumerate(values.measured):
-        place = values.controls[c], layers[layer], seeds[seed]
+        place = values.variants[c], layers[layer], seeds[seed]
         assert measured == (place in plain)
         np.testing.assert_equal(values.values[c, layer, seed], plain.get(place, math.nan))
 

@@ -20,6 +20,7 @@ from raydual.report.panels import panels_over_seeds, panels_through_layers
 from raydual.run_directory.directory import MEASUREMENTS, measurement_table
 from raydual.statistics.reduce import reduce_run
 
+from .default_catalogue import CATALOGUE as DEFAULT
 from .pages import without_pictures
 from .synthetic import control_rows, synthetic_run
 
@@ -92,7 +93,7 @@ def test_panels_draw_every_metric_that_names_one_with_a_name_of_its_own():
         m.name for m in CATALOGUE.values() if m.panel and m.per_layer
     }
     # A curve stands beside its own baselines alone.
-    (raw,) = (found for _, found in layers if any(one.metric.name == "simaou_raw" for one in found))
+    (raw,) = (found for _, found in layers if any(one.key == ("simaou_raw", "icl-ft") for one in found))
     assert not any(one.baseline for one in raw)
 
 
@@ -110,12 +111,12 @@ def test_any_number_of_metrics_and_panels_is_laid_out(tmp_path, more):
     text = without_pictures(write_report(run).read_text(encoding="utf-8"))
     data = RunData(run)
     in_figures = [m.label if c == "icl-ft" else f"{m.label}, {CONDITIONS[c]}" for m, c in figured(data.catalogue)]
-    assert len(in_figures) == len(CATALOGUE.in_figures()) + more > 9
+    assert len(in_figures) == len(DEFAULT.in_figures()) + more > 9
     assert [chart.title for chart in control_charts(data)] == in_figures
     layers = [chart.title for chart in layer_charts(data)]
     assert layers[-2 - more :] == [*(f"Own {n}" for n in range(more)), *layers[-2:]]
     seeds = [chart.title for chart in distribution_charts(data)]
-    assert seeds == [*(panel.title for panel, _ in panels_over_seeds(CATALOGUE)), "Own metrics"]
+    assert seeds == [*(panel.title for panel, _ in panels_over_seeds(DEFAULT)), "Own metrics"]
     for metric in own:
         assert metric["description"] in text
         assert len(re.findall(rf"<th scope=.row[^>]*>{metric['label']}(<small>|</th>)", text)) == 3, (

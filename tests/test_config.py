@@ -150,7 +150,8 @@ def test_the_fingerprint_changes_with_what_is_measured_and_with_nothing_else(swe
 
 def test_a_margin_belongs_to_the_fingerprint_and_its_default_leaves_that_of_older_runs(sweep_file):
     config = load_config(sweep_file)
-    kept_out = {"execution": True, "name": True, "examples": True, "measures": {"own", *_NEWER_MEASURES}}
+    newer = {"measures": {"own", *_NEWER_MEASURES}, "finetune": _NEWER_FINETUNE}
+    kept_out = {"execution": True, "name": True, "examples": True, **newer}
     settings = config.model_dump(mode="json", exclude=kept_out)
     older = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     assert config.fingerprint() == load_config(sweep_file, ["measures.margin=0.05"]).fingerprint() == older

@@ -87,6 +87,7 @@ CASES = {
     },
     "more demonstrations": {"demonstrations": 17},
     "layer-causal": {"finetune": {"learning_rate": 0.1, "gradient": "layer_causal", "epochs": 2}},
+    "full batch": {"finetune": {"learning_rate": 0.02, "batch": "all", "epochs": 2}},
     "ranks after a softmax": {"measures": {"kendall_softmax": True}},
     "normalised queries": {"measures": {"query_field": "query_normed"}},
     "values only": {"finetune": {"learning_rate": 0.1, "projections": ["v_proj"]}},

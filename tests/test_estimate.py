@@ -51,6 +51,23 @@ def test_controls_that_take_more_cost_more():
     assert work(controls={"untrained": True})[0]["zero-shot"] == pytest.approx(17 * once["zero-shot"])
 
 
+def test_learning_curves_and_orders_cost_passes_and_what_cannot_be_shared():
+    once, alone = work()
+    curve, found = work(measures={"shots": [1, 2]})
+    assert curve["ft"] == pytest.approx(3 * once["ft"])
+    assert 2 * once["icl"] < curve["icl"] < 3 * once["icl"]
+    assert (curve["prefix"], curve["fine-tuning"]) == (once["prefix"], once["fine-tuning"])
+    assert found.a_seed > alone.a_seed
+    again = work(measures={"shots": [1, 2]}, finetune={"batch": "all"})[0]
+    # On one, two and four demonstrations instead of four.
+    assert again["fine-tuning"] == pytest.approx(once["fine-tuning"] * 7 / 4, rel=0.1)
+    orders = work(measures={"order": 3})[0]
+    for part, times in (("prefix", 5), ("icl", 5), ("ft", 9), ("fine-tuning", 9)):
+        assert orders[part] == pytest.approx(times * once[part], rel=1e-2)
+    searched = {"search": {"seeds": {"keep": 8, "slices": [10, 50]}}}
+    assert work(**searched, measures={"order": 3, "shots": [1]})[0]["search"] == work(**searched)[0]["search"]
+
+
 def test_a_search_costs_in_proportion_to_its_settings_and_nothing_without():
     assert "search" not in work()[0]
     one, two = (

@@ -22,11 +22,12 @@ FLOORS = (
     {"metrics", "data", "run_directory"},
     {"statistics"},
     {"model"},
-    {"study"},
+    {"study", "first_sweep"},
     {"plan"},
     {"measure"},
     {"one_seed"},
-    {"cells", "report"},
+    {"cells", "report", "interchange"},
+    {"loggers"},
     {"cluster"},
     {"pipeline"},
     {"commands"},
@@ -38,7 +39,7 @@ NO_TORCH = [
     *("catalogue.entries", "metrics.similarity", "metrics.noise", "metrics.prediction"),
     *("run_directory.directory", "statistics.over_seeds", "statistics.reduce", "report"),
     *("model.anatomy", "model.checkpoint", "model.source", "study", "plan.cost", "plan.estimate", "plan.layout"),
-    *("pipeline", "commands", "sweep"),
+    *("pipeline", "commands", "sweep", "first_sweep", "model.known", "settings.editor"),
 ]
 
 

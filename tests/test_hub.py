@@ -136,6 +136,18 @@ def test_a_hub_that_never_answers_is_not_waited_for(offered, tmp_path):
     assert "connect to the hub, or set `data` to a local CSV" in line
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_hub_that_is_unwell_is_one_line_without_the_clients_own(status, offered, tmp_path):
+    offered["datasets/stanfordnlp/sst2"].unwell = status
+    with running(offered) as hub:
+        line = one_line(User(tmp_path / "user", hub.endpoint).plan())
+        assert len(hub.asked) > 3, "the client did not try again"
+    assert line.startswith("data: 'stanfordnlp/sst2' cannot be loaded from the Hugging Face hub (")
+    assert f"status {status}" in line
+    assert "/tmp" not in line
+
+
 CASES = {
     "gated": ({"model": "gated/a"}, ["model: 'gated/a' is gated", "ask for access at http", "`hf auth login`"]),
     "refused": ({"model": "gated/b"}, ["model: 'gated/b' is gated", "HF_TOKEN"]),

@@ -134,6 +134,13 @@ def test_work_in_progress_is_told_after_a_silence(terminal: Terminal) -> None:
     assert see_for(terminal, 60, work=work) == [], "nothing after the stage is done"
 
 
+def test_what_comes_before_the_first_seed_is_told_too(terminal: Terminal) -> None:
+    terminal.stage()
+    work = (Work("load: the model"), Work("measure: seed 1, measurement", 0.0, 1, "zero-shot pass 3/14"))
+    assert see_for(terminal, 20, work=work) == [15]
+    assert terminal.lines[0].endswith(" - the model; zero-shot pass 3/14 of seed 1, measurement")
+
+
 def test_nothing_is_told_of_work_between_stages(terminal: Terminal) -> None:
     terminal.stage()
     terminal.watch.progress = None

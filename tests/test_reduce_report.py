@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from raydual.catalogue.entries import CATALOGUE, CONDITIONS, OVERALL
+from raydual.catalogue.entries import CONDITIONS, OVERALL
 from raydual.errors import UserError
 from raydual.report import write_report
 from raydual.report.__main__ import main
@@ -18,6 +18,7 @@ from raydual.report.words import digits_of, number
 from raydual.run_directory.directory import FAILED, MEASUREMENTS, RunDirectory
 from raydual.statistics.reduce import reduce_run
 
+from .default_catalogue import CATALOGUE
 from .pages import Page, without_pictures, without_scripts
 from .synthetic import REASON, synthetic_run
 

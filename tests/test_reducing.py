@@ -10,7 +10,6 @@ from raydual.cluster.reducing import map_on_ray
 from raydual.statistics import reduce
 from raydual.statistics.reduce import reduce_run
 
-from .default_catalogue import CATALOGUE
 from .synthetic import synthetic_run
 
 

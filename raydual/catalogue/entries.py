@@ -305,6 +305,18 @@ _BUILTIN = (
         "Cosine of the patch with the change that fine-tuning makes to the down projection, where it is trained.",
         ("patch-ft",), family="patch", panel="patch_weights", short="down", shown="tables",
     ),
+    Metric(
+        "order_scores", "Order spread, label scores",
+        "Standard deviation of a label word's score over orders of the demonstrations, mean over words and examples.",
+        ("icl", "ft", "ft_all"), family="order", panel="order_scores", shown="tables",
+        per_layer=False, bounds=(0.0, None), baselines=(("order_scores", "ft_all"),),
+    ),
+    Metric(
+        "order_accuracy", "Order spread, accuracy",
+        "Standard deviation of accuracy over orders of the demonstrations.",
+        ("icl", "ft", "ft_all"), family="order", panel="order_accuracy", shown="tables",
+        per_layer=False, bounds=(0.0, 1.0), baselines=(("order_accuracy", "ft_all"),),
+    ),
     *PART_METRICS,
     *OUTPUT_METRICS,
     *INFLUENCE_METRICS,

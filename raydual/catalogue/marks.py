@@ -10,7 +10,10 @@ from typing import Any, Literal
 
 from raydual.catalogue.metric import Metric, MetricError
 
-Of = Literal["recordings", "ranks", "predictions", "values", "patches", "influence"]
+Of = Literal["recordings", "ranks", "predictions", "values", "patches", "influence", "orders"]
+
+_OF_SEEDS = ("predictions", "orders")
+"""What is a number of the whole seed."""
 
 FIELDS = (
     *("attn_out", "hidden", "query", "query_normed", "attn_in", "scores_query"),
@@ -88,6 +91,14 @@ def of_predictions(metric: Metric) -> Mark:
     return _mark(metric, "predictions", 1)
 
 
+def of_orders(metric: Metric) -> Mark:
+    """Mark `f(orders)` as the function of a metric of what one seed's demonstrations give in several orders.
+
+    It gives a `Value` or a number, or one of these by condition where the metric has several.
+    """
+    return _mark(metric, "orders", 1)
+
+
 def of_values(metric: Metric) -> Mark:
     """Mark `f(values, generator)` as the function of a null that is drawn from one seed's values of other metrics.
 
@@ -116,13 +127,13 @@ def _mark(metric: Metric, of: Of, parameters: int, fields: Sequence[str] = ()) -
         (isinstance(fields, str), "fields: must be a list of names"),
         (bool(set(fields) - set(FIELDS)), f"fields: must be some of {', '.join(FIELDS)}"),
         (
-            of in ("predictions", "influence") and metric.per_layer,
+            of in (*_OF_SEEDS, "influence") and metric.per_layer,
             f"a metric of {of} has no layers: say per_layer=False",
         ),
         (of in ("ranks", "values", "patches") and not metric.per_layer, f"a metric of {of} has a value for each layer"),
         (of != "recordings" and metric.per_head, "per_head: only metrics of recordings have values of heads"),
         (of != "predictions" and metric.by_label, "by_label: only metrics of predictions are split by label"),
-        (of == "predictions" and metric.random, "random: metrics of predictions draw no noise"),
+        (of in _OF_SEEDS and metric.random, f"random: metrics of {of} draw no noise"),
         (of == "values" and not metric.random, "a null that is drawn must say random=True"),
     ):
         if wrong:

@@ -18,6 +18,7 @@ CONDITIONS = {
     "zsl": "zero-shot",
     "icl": "in-context",
     "ft": "fine-tuned",
+    "ft_all": "fine-tuned in one step",
     "icl-ft": "in-context against fine-tuned",
     "icl-zsl": "in-context against zero-shot",
     "patch": "patched",
@@ -88,6 +89,9 @@ FAMILIES = {
         switch="influence",
         on="8",
     ),
+    "order": Family(
+        "order", "spread of label scores and accuracy over orders of a seed's demonstrations", switch="order", on="8"
+    ),
     "own": Family("own", "metrics of the sweep's own file (measures.own) of a seed, by layer"),
 }
 
@@ -115,6 +119,8 @@ PANELS = {
     "patch_size": Panel("Size of the patch, relative to the weights", over_seeds=False),
     "weights": Panel("The context as weights against fine-tuning", over_seeds=False),
     "weight_size": Panel("Size of the context as weights, relative to the weights", over_seeds=False),
+    "order_scores": Panel("Spread of label scores over orders"),
+    "order_accuracy": Panel("Spread of accuracy over orders"),
     "own": Panel("Own metrics"),
     "size": Panel("Size of the updates, relative to the attention output", over_seeds=False),
     "mass": Panel("λ, attention mass on the demonstrations", over_seeds=False),

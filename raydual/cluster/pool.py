@@ -135,14 +135,9 @@ class Pool:
     @ray.method(enable_task_events=False)
     async def status(self) -> Status:
         """The pool as it is now; asked every second, which the dashboard's list of tasks leaves out."""
-        working = [slot for slot in self.slots if slot.job]
         return Status(
             states=dict(Counter(slot.state for slot in self.slots)),
-            work=tuple(
-                Work(slot.job.name, slot.beat.done if slot.beat else 0.0, slot.beat.total if slot.beat else 0)
-                for slot in working
-                if slot.job
-            ),
+            work=tuple(_work(slot) for slot in self.slots if slot.job or slot.state == "loading"),
             devices=tuple(slot.device for slot in self.slots if slot.device),
             tokens=sum(slot.tokens_before + (slot.beat.tokens if slot.beat else 0) for slot in self.slots),
             memory={str(slot.number): slot.beat.memory for slot in self.slots if slot.beat},
@@ -358,6 +353,14 @@ class Pool:
                 ray.kill(slot.actor)
                 call.cancel()
                 raise StalledError(f"it gave no sign of life for {limit / 60:g} min while it was to {name}")
+
+
+def _work(slot: _Slot) -> Work:
+    """What a replica is at."""
+    beat = slot.beat
+    if slot.job is None:
+        return Work("load: the model", part=beat.part if beat else "")
+    return Work(slot.job.name, beat.done, beat.total, beat.part) if beat else Work(slot.job.name)
 
 
 async def _result(reference: Any) -> Any:

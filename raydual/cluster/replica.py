@@ -51,7 +51,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Beat:
-    """What a replica shows while it works: counters of its process, and bytes of memory it holds."""
+    """What a replica shows while it works: the counters of its `Pulse`, and bytes of memory it holds."""
 
     beats: int
     tokens: int
@@ -59,6 +59,7 @@ class Beat:
     total: int
     memory: int
     activity: tuple[int, int]
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,8 @@ class ReplicaActor:
         times = self.process.cpu_times()
         read = self.process.io_counters().read_chars if hasattr(self.process, "io_counters") else 0
         activity = (int(times.user + times.system), read)
-        return Beat(PULSE.beats, PULSE.tokens, PULSE.done, PULSE.total, self.process.memory_info().rss, activity)
+        memory = self.process.memory_info().rss
+        return Beat(PULSE.beats, PULSE.tokens, PULSE.done, PULSE.total, memory, activity, PULSE.part)
 
     def _measurer(self, key: str, settings: Finetune) -> Any:
         from raydual.measure.measurer import Measurer

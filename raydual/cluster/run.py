@@ -13,7 +13,7 @@ from raydual.cluster.search import count_trials, search
 from raydual.cluster.session import Session, Where, check_machine, session
 from raydual.console import say
 from raydual.errors import UserError
-from raydual.plan.progress import MeasureNews, StageProgress, earlier
+from raydual.plan.progress import MeasureNews, earlier, stage
 from raydual.run_directory.directory import RunDirectory, is_unused
 from raydual.settings.controls import MEASUREMENT
 from raydual.study import Study
@@ -51,9 +51,9 @@ class OnRay:
 
     def search(self) -> Choice:
         """Try seeds and fine-tuning settings, and store what is chosen."""
-        progress = StageProgress("search", count_trials(self.study.config), self.workplace.gauges)
-        self.workplace.watch.progress = progress
-        return search(self.study, self.key, self.workplace.pool, self.workplace.layout, self.run, progress)
+        with stage("search", count_trials(self.study.config), self.workplace.gauges) as progress:
+            self.workplace.watch.progress = progress
+            return search(self.study, self.key, self.workplace.pool, self.workplace.layout, self.run, progress)
 
     def measure(self, choice: Choice) -> None:
         """Measure every unit of the chosen seeds that has no rows yet.
@@ -74,17 +74,19 @@ class OnRay:
             say(f"measure: {done} of {len(everything)} are there already")
         if not todo:
             return
-        progress = StageProgress("measure", todo, self.workplace.gauges)
         asked = Counter(unit.control.name for unit in everything)
         catalogue = self.study.config.catalogue
         before = self.run.measured(*earlier(catalogue)) if done else None
         news = MeasureNews(self.workplace.gauges, asked, before, catalogue)
-        self.workplace.watch.progress = progress
         measuring = Measuring(
             self.study, self.key, self.shared, choice.finetune, self.workplace.pool, self.workplace.watch
         )
         try:
-            with closing(measuring.batches(groups)) as batches:
+            with (
+                stage("measure", todo, self.workplace.gauges) as progress,
+                closing(measuring.batches(groups)) as batches,
+            ):
+                self.workplace.watch.progress = progress
                 for batch in batches:
                     self.run.write_measurements(batch.rows, batch.examples)
                     progress.advance(len(batch.rows["seed"].unique()), news.update(batch.rows))

@@ -6,6 +6,7 @@ import logging
 import math
 import tempfile
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -13,12 +14,14 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from raydual.cluster.callbacks import tune_callbacks
 from raydual.cluster.choice import Choice, store_choice
 from raydual.cluster.connect import own_folder
 from raydual.cluster.reuse import kept_trial_processes
 from raydual.cluster.trials import Lookup, SearchTrial
 from raydual.console import say
 from raydual.errors import UserError
+from raydual.loggers import store_events
 from raydual.plan.halving import Halving, SeedScore, choose
 from raydual.plan.layout import Layout
 from raydual.plan.progress import StageProgress
@@ -206,7 +209,7 @@ def search(study: Study, key: str, pool: Any, layout: Layout, run: RunDirectory,
         No trial could be scored, or too many failed one after another; what was found is kept for `--resume`.
     """
     order = SearchOrder(study, run.journal(say), _here(), progress)
-    _tune(study, key, pool, layout, order)
+    _tune(study, key, pool, layout, order, run)
     if order.mistake:
         raise UserError(order.mistake)
     scores = list(order.seed_scores.values())
@@ -229,7 +232,7 @@ def _here() -> str:
     return next(name for name in sorted(resources) if name.startswith("node:") and name != "node:__internal_head__")
 
 
-def _tune(study: Study, key: str, pool: Any, layout: Layout, order: SearchOrder) -> None:
+def _tune(study: Study, key: str, pool: Any, layout: Layout, order: SearchOrder, run: RunDirectory) -> None:
     # Trials that are lost are begun anew, and told where that is in vain.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     execution, total = study.config.execution, count_trials(study.config)
@@ -250,11 +253,14 @@ def _tune(study: Study, key: str, pool: Any, layout: Layout, order: SearchOrder)
             run_config=tune.RunConfig(
                 name="search",
                 storage_path=storage,
+                callbacks=tune_callbacks(execution.loggers, study.config.name),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=execution.retries),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
         tuner.fit()
+        if "tensorboard" in execution.loggers:
+            store_events(run, Path(storage), "search")
     if order.completed < total and not order.mistake:
         order.mistake = f"search: only {order.completed} of {total} trials came back; go on with --resume"

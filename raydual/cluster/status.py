@@ -5,11 +5,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Work:
-    """A job at a replica: its name, and how much of how many cases is done."""
+    """What a replica is at: a name, how much of how many cases is done, and what comes before them (`Pulse.part`)."""
 
     name: str
-    done: float
-    total: int
+    done: float = 0.0
+    total: int = 0
+    part: str = ""
+
+    @property
+    def words(self) -> str:
+        """It as a person is told."""
+        name = self.name.partition(": ")[2]
+        return f"{self.part} of {name}" if self.part else name
 
 
 @dataclass(frozen=True)

@@ -109,5 +109,9 @@ class SearchTrial(tune.Trainable):
 
 
 def _reported(key: str, report: dict[str, Any], last: bool) -> dict[str, Any]:
-    """A report as Tune carries it: one string, since Tune flattens nested results."""
-    return {"key": key, "report": json.dumps(report), tune.result.DONE: last}
+    """A report as Tune carries it: one string, since Tune flattens nested results; beside it numbers for loggers."""
+    told = {"key": key, "report": json.dumps(report), tune.result.DONE: last}
+    if "seed" in report and report["examples"]:
+        return {**told, "accuracy": report["right"] / report["examples"], "examples": report["examples"]}
+    numbers = {name: report[name] for name in ("accuracy", "greedy_accuracy", "loss") if name in report}
+    return {**told, **{name: value for name, value in numbers.items() if math.isfinite(value)}}

@@ -118,7 +118,7 @@ class Watch:
 
     def _at_work(self, status: Status) -> None:
         if self.progress and status.work:
-            names = [work.name.partition(": ")[2] for work in status.work[:2]]
+            names = [work.words for work in status.work[:2]]
             more = f" and {len(status.work) - 2} more" if len(status.work) > 2 else ""
             self.progress.inside(sum(work.done for work in status.work), f"{'; '.join(names)}{more}")
 

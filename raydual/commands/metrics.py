@@ -9,7 +9,7 @@ import typer
 from raydual.catalogue.metric import FAMILIES, OVERALL, Family, Metric
 from raydual.commands.options import AsJson, ControlName, Overrides, Seed, Study
 from raydual.commands.output import print_json
-from raydual.commands.studies import about, laboratory, title
+from raydual.commands.studies import one_seed
 from raydual.console import say
 from raydual.errors import UserError
 from raydual.files import QUICKSTART
@@ -28,14 +28,14 @@ def _command(family: Family) -> Callable[..., None]:
         as_json: AsJson = False,
     ) -> None:
         switch = [f"measures.{family.switch}={family.on}"] if family.switch else []
-        lab = laboratory(config, [*switch, *(overrides or ())], seed, control)
-        metrics = lab.study.config.catalogue.of_command(name)
+        study = one_seed(config, [*switch, *(overrides or ())], seed, control)
+        metrics = study.laboratory.study.config.catalogue.of_command(name)
         if not metrics:
             raise UserError(f"raydual {name}: the sweep names no file with metrics of its own; set measures.own")
         if not as_json:
-            say(title(lab))
+            say(study.title())
         names = {metric.name for metric in metrics}
-        rows = [row for row in lab.measure(seed, control) if row["metric"] in names]
+        rows = [row for row in study.laboratory.after_all(study.measure(seed, control)) if row["metric"] in names]
         if as_json:
             shares = {metric.name: metric for metric in metrics if metric.share}
             numbers = [
@@ -43,9 +43,9 @@ def _command(family: Family) -> Callable[..., None]:
                 | ({"interval": _exact(shares[row["metric"]], row)} if row["metric"] in shares else {})
                 for row in rows
             ]
-            print_json({**about(lab), "seed": seed, "control": control, "rows": numbers})
+            print_json({**study.about(), "seed": seed, "control": control, "rows": numbers})
         else:
-            print_table(metrics, rows, labels=len(lab.study.config.task.label_words))
+            print_table(metrics, rows, labels=len(study.laboratory.study.config.task.label_words))
 
     return command
 
@@ -63,16 +63,16 @@ def print_table(metrics: Sequence[Metric], rows: Sequence[Mapping[str, Any]], la
     found = {(row["metric"], row["condition"], row["layer"]): row["value"] for row in rows}
     overall = {(row["metric"], row["condition"]): row for row in rows if row["layer"] == OVERALL}
     layers = sorted({row["layer"] for row in rows if row["layer"] != OVERALL})
+    if layers:
+        print(f"{'':<52}{'overall':>9}" + "".join(f"{'layer ' + str(i):>9}" for i in layers))
     for metric in metrics:
         for condition in metric.conditions_with_labels(labels):
             keys = [(metric.name, condition, layer) for layer in (OVERALL, *layers)]
-            numbers = "".join(_number(found[key]) for key in keys if key in found)
+            numbers = "".join(number(found[key]) for key in keys if key in found)
             row = overall.get((metric.name, condition))
             exact = _exact(metric, row) if metric.share and row else None
             of = f"   [{exact[0]:.4f}, {exact[1]:.4f}] of {row['examples']}" if exact and row else ""
             print(f"{f'{metric.label}, {condition}':<52}{numbers}{of}")
-    if layers:
-        print(f"{'':<52}{'overall':>9}" + "".join(f"{'layer ' + str(i):>9}" for i in layers))
 
 
 def _exact(metric: Metric, row: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -86,5 +86,6 @@ def _exact(metric: Metric, row: Mapping[str, Any]) -> tuple[float, float] | None
     return low * whole, high * whole
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """A value in a column of nine characters."""
     return f"{'-' if math.isnan(value) else format(value, '.4f'):>9}"

@@ -1,6 +1,5 @@
 """`raydual select`, `finetune-eval`, `dual`, `record`: one thing at a time, without Ray."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,8 +9,8 @@ from raydual.catalogue.metric import FAMILIES
 from raydual.commands.metrics import print_table
 from raydual.commands.options import AsJson, ControlName, Overrides, Seed, Study
 from raydual.commands.output import print_json
-from raydual.commands.studies import about, laboratory, read_study, title
-from raydual.console import say
+from raydual.commands.studies import one_seed, read_study
+from raydual.console import Done, following, say
 from raydual.errors import UserError
 from raydual.files import QUICKSTART
 
@@ -24,19 +23,18 @@ def select(config: Study = str(QUICKSTART), overrides: Overrides = None, as_json
 
     It is taken on the selection examples.
     """
-    lab = laboratory(config, overrides)
+    study = one_seed(config, overrides)
     if not as_json:
-        say(title(lab))
-    if not lab.study.dataset.selection.queries:
+        say(study.title())
+    if not study.laboratory.study.dataset.selection.queries:
         raise UserError("split.selection is 0: there are no examples to select seeds on")
     scores: list[tuple[int, float]] = []
-    for seed, accuracy in lab.select():
-        scores.append((seed, accuracy))
-        print(f"\r{len(scores)} of {len(lab.study.config.seeds)} seeds", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+    seeds = len(study.laboratory.study.config.seeds)
+    with following("select", lambda: Done(len(scores), seeds, "seeds")):
+        scores.extend(study.laboratory.select())
     scores.sort(key=lambda score: (-score[1], score[0]))
     if as_json:
-        print_json({**about(lab), "seeds": [{"seed": seed, "accuracy": accuracy} for seed, accuracy in scores]})
+        print_json({**study.about(), "seeds": [{"seed": seed, "accuracy": accuracy} for seed, accuracy in scores]})
         return
     for seed, accuracy in scores:
         print(f"seed {seed:>6}   in-context accuracy {accuracy:.3f}")
@@ -54,12 +52,12 @@ def finetune_eval(
 
     Once by label words, and once by the greedy token.
     """
-    lab = laboratory(config, overrides, seed, control)
+    study = one_seed(config, overrides, seed, control)
     if not as_json:
-        say(title(lab))
-    found = lab.evaluate(seed, control)
+        say(study.title())
+    found = study.laboratory.evaluation(study.measure(seed, control))
     if as_json:
-        print_json({**about(lab), "seed": seed, "control": control, **vars(found)})
+        print_json({**study.about(), "seed": seed, "control": control, **vars(found)})
         return
     print(f"{'':12}{'label words':>12}{'greedy':>9}   ({found.examples} examples)")
     for name in ("zero_shot", "in_context", "finetuned"):
@@ -80,19 +78,20 @@ def dual(
 
     On the model's own weights and activations, with a control that must fail.
     """
-    lab = laboratory(config, overrides, seed)
+    study = one_seed(config, overrides, seed)
     if not as_json:
-        say(title(lab))
+        say(study.title())
     import numpy as np
     import torch
 
     from raydual.one_seed.dual import dual_lines, verify_dual
 
-    queries = lab.queries
-    prefix = np.concatenate([lab.demonstrations(seed).prefix, queries.separator])
-    report = verify_dual(lab.loaded.model, prefix, queries.in_context[0], getattr(torch, precision))
+    queries = study.laboratory.queries
+    prefix = np.concatenate([study.laboratory.demonstrations(seed).prefix, queries.separator])
+    with following("dual form"):
+        report = verify_dual(study.laboratory.loaded.model, prefix, queries.in_context[0], getattr(torch, precision))
     if as_json:
-        print_json({**about(lab), "seed": seed, **report.as_json()})
+        print_json({**study.about(), "seed": seed, **report.as_json()})
     else:
         for line in dual_lines(report):
             print(line)
@@ -120,9 +119,10 @@ def context_weights(
     large the changes are, by layer, and their cosines with what fine-tuning changes (finetune.projections).
     """
     family = FAMILIES["context_weights"]
-    lab = laboratory(config, [f"measures.{family.switch}={family.on}", *(overrides or ())], seed, control)
+    study = one_seed(config, [f"measures.{family.switch}={family.on}", *(overrides or ())], seed, control)
+    lab = study.laboratory
     if not as_json:
-        say(title(lab))
+        say(study.title())
     import numpy as np
     import torch
 
@@ -133,13 +133,14 @@ def context_weights(
     if len(own) < 2:
         raise UserError("split.measured: at least 2 measured examples are needed, the second for the shuffled control")
     prefix = np.concatenate([case.context.prefix, lab.queries.separator])
-    report = verify_context_weights(loaded.model, prefix, own, getattr(torch, precision), alone)
+    with following("context as weights"):
+        report = verify_context_weights(loaded.model, prefix, own, getattr(torch, precision), alone)
     metrics = lab.study.config.catalogue.of_command(family.command)
     names = {metric.name for metric in metrics}
-    rows = [row for row in lab.measure(seed, control) if row["metric"] in names]
+    rows = [row for row in lab.after_all(study.measure(seed, control)) if row["metric"] in names]
     if as_json:
         numbers = [{key: row[key] for key in ("metric", "condition", "layer", "value")} for row in rows]
-        print_json({**about(lab), "seed": seed, "control": control, **report.as_json(), "rows": numbers})
+        print_json({**study.about(), "seed": seed, "control": control, **report.as_json(), "rows": numbers})
     else:
         for line in context_weights_lines(report):
             print(line)
@@ -163,18 +164,20 @@ def patch(
     It is fitted on the selection examples; then everything that is measured of it, without the context.
     """
     family = FAMILIES["patch"]
-    asked, *_ = read_study(config, overrides or ())
+    asked = read_study(config, overrides or ()).config
     switch = [] if asked.measures.patch else [f"measures.{family.switch}={family.on}"]
-    lab = laboratory(config, [*switch, *(overrides or ())], seed, control)
+    study = one_seed(config, [*switch, *(overrides or ())], seed, control)
+    lab = study.laboratory
     if not as_json:
-        say(title(lab))
+        say(study.title())
     of_patch = [one for metric in lab.study.config.catalogue.values() if (one := metric.of_patch())]
     labels = len(lab.study.config.task.label_words)
     keys = {(one.name, condition) for one in of_patch for condition in one.conditions_with_labels(labels)}
-    rows = [row for row in lab.measure(seed, control) if (row["metric"], row["condition"]) in keys]
+    measured = lab.after_all(study.measure(seed, control))
+    rows = [row for row in measured if (row["metric"], row["condition"]) in keys]
     if as_json:
         numbers = [{key: row[key] for key in ("metric", "condition", "layer", "value")} for row in rows]
-        print_json({**about(lab), "seed": seed, "control": control, "rows": numbers})
+        print_json({**study.about(), "seed": seed, "control": control, "rows": numbers})
     else:
         print_table(of_patch, rows, labels)
 
@@ -198,9 +201,11 @@ def record(
 
     Hidden states, queries and raw attention, as files; their paths are printed, one on a line.
     """
-    lab = laboratory(config, overrides, seed)
-    say(title(lab))
+    study = one_seed(config, overrides, seed)
+    say(study.title())
     from raydual.one_seed.recordings import record_seed, write_recording
 
-    for path in write_recording(record_seed(lab, seed), out, form):
+    with following(f"recording seed {seed}"):
+        paths = write_recording(record_seed(study.laboratory, seed), out, form)
+    for path in paths:
         print(path)

@@ -9,6 +9,7 @@ import typer
 
 from raydual.commands.options import AsJson, Overrides, SweepFile
 from raydual.commands.output import print_json
+from raydual.console import following
 from raydual.errors import UserError
 from raydual.files import QUICKSTART
 
@@ -68,10 +69,12 @@ def plan(
     sweep, cells, total = load_sweep(Path(config), overrides or ()), [], 0.0
     device = hardware_named(hardware, sweep.cells[0].config.dtype)
     for cell in sweep.cells:
-        study = prepare_study(cell.config, weights=False)
-        found = estimate(study, on_gpu=memory is not None)
-        examples = len(study.dataset.measured.queries)
-        telling = _power(cell.config, pilot, components, difference, found.seeds, examples)
+        # A log is told of mistakes alone: where the hub is asked, that says itself what takes long.
+        with following("plan", in_log=False):
+            study = prepare_study(cell.config, weights=False)
+            found = estimate(study, on_gpu=memory is not None)
+            examples = len(study.dataset.measured.queries)
+            telling = _power(cell.config, pilot, components, difference, found.seeds, examples)
         planned = Plan(found, cell.config, device, replicas, round(there, 1))
         total += planned.seconds
         if as_json:

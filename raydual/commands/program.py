@@ -4,6 +4,7 @@ Exit codes: 0, 2 for a user's mistake (one line for each problem), 128 and its n
 """
 
 import os
+import re
 import shlex
 import signal
 import sys
@@ -16,8 +17,8 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 import raydual
-from raydual.commands import checking, metrics, one_seed, planning, reporting, sweeping
-from raydual.errors import UserError, exit_on_user_error
+from raydual.commands import checking, metrics, one_seed, planning, reporting, shots, showing, starting, sweeping
+from raydual.errors import UserError, did_you_mean, exit_on_user_error
 from raydual.process.stopping import received, stoppable
 
 PROGRAM = "raydual"
@@ -31,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for group in (sweeping, reporting, planning, one_seed, metrics, checking):
+for group in (starting, sweeping, showing, reporting, planning, one_seed, metrics, shots, checking):
     app.add_typer(group.commands)
 
 
@@ -120,5 +121,8 @@ def _invoke(command: Any, typed: Typed) -> int:
 def _in_one_line(error: typer.TyperException) -> str:
     """A mistake in what was typed, and where its remedy stands."""
     message = " ".join(error.format_message().replace("Value error, ", "").split()).removesuffix(".")
+    choices = re.search(r"'([^']*)' is not one of ((?:'[^']*'(?:, )?)+)$", message)
+    if choices:
+        message += did_you_mean(choices[1], re.findall(r"'([^']*)'", choices[2]))
     context = getattr(error, "ctx", None)
     return f"{message}; see {context.command_path} --help" if context else message

@@ -17,12 +17,12 @@ def demonstration_examples(train: Examples, seed: int, count: int, labels: int, 
     """
     chosen = train.take(demonstration_indices(seed, len(train), count))
     if control.order:
-        chosen = chosen.take(_other_order(count, seed, control.order))
+        chosen = chosen.take(other_order(count, seed, control.order))
     relabelled = _RELABELLED.get(control.labels)
     return Examples(chosen.queries, relabelled(chosen.labels, labels, seed) if relabelled else chosen.labels)
 
 
-def _other_order(count: int, seed: int, number: int) -> list[int]:
+def other_order(count: int, seed: int, number: int) -> list[int]:
     """A random order that is not the given one, where there is another."""
     order, draw = list(range(count)), random.Random(f"order {number} of seed {seed}")
     while count > 1 and order == list(range(count)):

@@ -70,7 +70,8 @@ class DemonstrationSet:
     their first tokens in it. `examples[i]` is demonstration i tokenized alone, as fine-tuning sees it, and
     `label_masks[i]` says which of its tokens are the label word. A demonstration token that is the same in both is
     `prefix[prefix_index[n]]` and `examples[example_index[n]][token_index[n]]`, in prompt order. `parts` tells of every
-    token of the prefix what it is and whose.
+    token of the prefix what it is and whose. `shorter` are the first ones of them alone, `orders` all of them in other
+    orders, where a sweep measures these too; each is what a run with no other demonstrations would make.
     """
 
     seed: int
@@ -82,6 +83,8 @@ class DemonstrationSet:
     example_index: Int[np.ndarray, "pairs"]
     token_index: Int[np.ndarray, "pairs"]
     parts: TokenParts
+    shorter: tuple["DemonstrationSet", ...] = ()
+    orders: tuple["DemonstrationSet", ...] = ()
 
 
 def label_tokens(tokenizer: tokenizers.Tokenizer, task: Task) -> tuple[tuple[int, ...], ...]:

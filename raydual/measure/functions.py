@@ -11,6 +11,7 @@ from raydual.measure import (
     chunk_metrics,
     influence,
     nulls,
+    order,
     output_metrics,
     part_metrics,
     patch_arm,
@@ -22,7 +23,7 @@ from raydual.settings.schema import Measures
 
 _MODULES = (
     *(prediction_metrics, chunk_metrics, rank_metrics, nulls),
-    *(weight_patches, patch_arm, part_metrics, output_metrics, influence),
+    *(weight_patches, patch_arm, part_metrics, output_metrics, influence, order),
 )
 
 

@@ -77,7 +77,7 @@ def group_size(
     if execution.seeds_per_batch != "auto":
         return execution.seeds_per_batch
     formula = MemoryFormula(Shape.of(loaded.model.config.to_dict()), loaded.model.dtype.itemsize, execution.batch_size)
-    a_seed = formula.seed(len(typical.prefix), queries.longest, settings)
+    a_seed = formula.seed(len(typical.prefix), queries.longest, settings, len(typical.shorter))
     most = execution.most_seeds_per_batch(loaded.device.type == "cuda")
     return max(1, min(most, int(_USED_SHARE * memory_share * _free_bytes(loaded.device)) // a_seed))
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -104,8 +104,21 @@ class Pair:
         return reverse_recall(self.of.zsl.right, self.one.right, self.other.right)
 
 
-def predicted_values(functions: Sequence[Measure], found: SeedPredictions) -> Iterator[tuple[str, str, Value]]:
-    """(metric, condition, value) of every metric of predictions."""
+@runtime_checkable
+class OfSeed(Protocol):
+    """What metrics without values by example are functions of, one seed at a time."""
+
+    @property
+    def labels(self) -> int:
+        """How many labels there are."""
+
+    @property
+    def examples(self) -> int:
+        """How many examples are measured."""
+
+
+def predicted_values(functions: Sequence[Measure], found: OfSeed) -> Iterator[tuple[str, str, Value]]:
+    """(metric, condition, value) of every metric of predictions, or of another kind that is of a whole seed."""
 
     def checked(one: Measure, result: Any) -> dict[str, Value]:
         conditions = one.metric.conditions_with_labels(found.labels)

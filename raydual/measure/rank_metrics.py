@@ -1,6 +1,6 @@
 """How alike context and fine-tuning rank the demonstrations: Kendall's τ and top-k recall, by token and by example."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,7 +32,8 @@ class Training:
     `[pairs]` their places in the in-context prompt; `example` `[pairs]` the demonstrations they belong to;
     `first_alike` `[pairs]` the first of them with the same token id, whose inputs in the first layer are the same
     ones, up to rounding that must not break a tie, and `first_query_alike` the first with the same query there;
-    `examples` how many demonstrations there are.
+    `first_same` `[pairs]` the first whose vectors in the other layers are the same, since it follows the same tokens
+    and the weights were the same; `examples` how many demonstrations there are.
     """
 
     seed: int
@@ -42,6 +43,7 @@ class Training:
     example: Int[Tensor, "pairs"]
     first_alike: Int[Tensor, "pairs"]
     first_query_alike: Int[Tensor, "pairs"]
+    first_same: Int[Tensor, "pairs"]
     examples: int
 
 
@@ -62,26 +64,36 @@ def _training_tokens(group: int, demonstrations: DemonstrationSet, tuned: Tuned,
             parts.append(recorded[name][group][:, torch.as_tensor(tokens, device=device)])
     ids = demonstrations.prefix[demonstrations.prefix_index]
     _, example = np.unique(demonstrations.example_index, return_inverse=True)
-    alike = torch.as_tensor(_first_alike(ids), device=device)
-    # Where queries are trained, every step sees another projection.
-    by_step = ids + example * (int(ids.max()) + 1)
-    query_alike = torch.as_tensor(_first_alike(by_step), device=device) if (0, QUERY) in tuned.stacks else alike
+    # Where queries are trained step by step, every step sees another projection.
+    steps = (0, QUERY) in tuned.stacks and not tuned.same_weights
+    of_token = ids.tolist()
+    of_query = list(zip(of_token, example.tolist(), strict=True)) if steps else of_token
     return Training(
         seed=demonstrations.seed,
         query=torch.cat(fields[query], dim=1),
         attn_in=torch.cat(fields["attn_in"], dim=1),
         prefix_index=torch.as_tensor(demonstrations.prefix_index, device=device),
         example=torch.as_tensor(example, device=device),
-        first_alike=alike,
-        first_query_alike=query_alike,
+        first_alike=torch.as_tensor(_first_equal(of_token), device=device),
+        first_query_alike=torch.as_tensor(_first_equal(of_query), device=device),
+        first_same=torch.as_tensor(_first_equal(_histories(demonstrations, tuned.same_weights)), device=device),
         examples=int(example.max()) + 1,
     )
 
 
-def _first_alike(kinds: Int[np.ndarray, "pairs"]) -> Int[np.ndarray, "pairs"]:
-    """The place of the first of the same kind."""
-    _, first, group_of = np.unique(kinds, return_index=True, return_inverse=True)
-    return first[group_of]
+def _histories(demonstrations: DemonstrationSet, same_weights: bool) -> list[Hashable]:
+    """What the vectors of each paired token depend on: its demonstration's tokens so far, and the weights."""
+    places = zip(demonstrations.example_index.tolist(), demonstrations.token_index.tolist(), strict=True)
+    return [
+        (demonstrations.examples[example][: token + 1].tobytes(), 0 if same_weights else example)
+        for example, token in places
+    ]
+
+
+def _first_equal(keys: Sequence[Hashable]) -> list[int]:
+    """For each of the keys, the place of the first one that equals it."""
+    first: dict[Hashable, int] = {}
+    return [first.setdefault(key, place) for place, key in enumerate(keys)]
 
 
 @dataclass(frozen=True)
@@ -135,8 +147,8 @@ def rank_metrics(
         attended = scores_demo[group][chosen].sum(dim=2)[..., seed.prefix_index]
         of_seed = torch.tensor([seed.seed], device=query.device)
         noise = keyed_noise(measures.noise_seed, KENDALL_NOISE, of_seed, chunk.index, attended.shape[1:])
-        paid = _inner(query[group][chosen], seed.query, seed.first_query_alike)
-        paid_inputs = _inner(attn_in[group][chosen], seed.attn_in, seed.first_alike)
+        paid = _inner(query[group][chosen], seed.query, seed.first_query_alike, seed.first_same)
+        paid_inputs = _inner(attn_in[group][chosen], seed.attn_in, seed.first_alike, seed.first_same)
         ranked = [attended, paid, paid_inputs, noise[0][chosen]]
         if measures.kendall_softmax:
             ranked = [x.double().softmax(dim=-1) for x in ranked]
@@ -156,11 +168,18 @@ def _of_seed(functions: Sequence[Measure], ranks: Ranks, noise: Ranked) -> dict[
 
 
 def _inner(
-    last: Float[Tensor, "n layers width"], tokens: Float[Tensor, "layers pairs width"], alike: Int[Tensor, "pairs"]
+    last: Float[Tensor, "n layers width"],
+    tokens: Float[Tensor, "layers pairs width"],
+    alike: Int[Tensor, "pairs"],
+    same: Int[Tensor, "pairs"],
 ) -> Float[Tensor, "n layers pairs"]:
-    """Inner products of each query's last token with the training tokens, those `alike` equal in the first layer."""
+    """Inner products of each query's last token with the training tokens; of those with the same vectors the same.
+
+    Those `alike` have the same ones in the first layer, those that are the `same` in the others.
+    """
     products = torch.einsum("nlw,ltw->nlt", last, tokens)
     products[:, 0] = products[:, 0, alike]
+    products[:, 1:] = products[:, 1:, same]
     return products
 
 

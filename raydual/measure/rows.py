@@ -12,10 +12,14 @@ from raydual.run_directory.directory import FAILED, NO_CONTROL
 
 
 class Row(TypedDict):
-    """A measured number, as the measurements' schema has it (`run_directory/schemas.py` describes each column)."""
+    """A measured number, as the measurements' schema has it (`run_directory/schemas.py` describes each column).
+
+    `shots` is filled in by what measures, and where the row is stored if that failed.
+    """
 
     seed: int
     control: str
+    shots: int | None
     metric: str
     condition: str
     layer: int
@@ -40,6 +44,7 @@ def row(
     return {
         "seed": seed,
         "control": NO_CONTROL,
+        "shots": None,
         "metric": metric,
         "condition": condition,
         "layer": layer,

@@ -1,5 +1,6 @@
 """A model that measures seeds: demonstration sets in, metric rows out. The distributed layer only feeds it."""
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,19 +20,19 @@ from raydual.measure.examples import Found, example_table
 from raydual.measure.functions import functions_of
 from raydual.measure.influence import Influence, Influences, influence_values
 from raydual.measure.nulls import SeedValues, drawn_values
+from raydual.measure.order import seed_orders
 from raydual.measure.patch_arm import PatchArm, SeedPatch, patch_values
 from raydual.measure.prediction_metrics import Predictions, SeedPredictions, predicted_values
 from raydual.measure.rank_metrics import Training, rank_metrics, training_tokens
 from raydual.measure.recordings import Pass, Recordings, recorded_fields, recorded_values
 from raydual.measure.rows import Row, example_row, failure_row, layer_rows, value_row
+from raydual.measure.shots import Context, by_shots, tune_by_shots, undefined
 from raydual.measure.weight_updates import DualRecorder, context_updates
 from raydual.model.anatomy import ATTENTION, KEY, MLP, QUERY
 from raydual.model.attention import Prefix
-from raydual.model.finetune import Tuned, finetune
+from raydual.model.finetune import Tuned
 from raydual.model.loading import LoadedModel
-from raydual.model.passes import Rows, encode_prefix
 from raydual.model.random_step import random_step
-from raydual.model.recording import Recorder
 from raydual.model.stacked import with_projections
 from raydual.process.pulse import PULSE
 from raydual.settings.schema import Finetune, SweepConfig
@@ -113,7 +114,7 @@ class SeedMeasurer:
         if self._shared:
             return [_to(outcome, self.model.device) for outcome in self._shared.chunks]
         with torch.inference_mode():
-            return [self._run(chunk, "zsl") for chunk in self.chunks]
+            return [self._run(chunk, "zsl") for chunk in PULSE.through("zero-shot pass", self.chunks)]
 
     def shares(self) -> ZeroShot:
         """The zero-shot outcomes, for other measurers."""
@@ -153,7 +154,9 @@ class SeedMeasurer:
 
         A seed that fails for its own reasons has one row that says why. The training tokens of the rank metrics are
         always those of the seed's own fine-tuning. For the `ft` condition the model may be another: the one fine-tuned
-        on the demonstrations `tuned_on`, one for each of `sets`, or one that moved by as much `at_random`.
+        on the demonstrations `tuned_on`, one for each of `sets`, or one that moved by as much `at_random`. What
+        demonstration sets hold beside themselves, the first ones of them and other orders, is measured too; values by
+        example are those of all demonstrations alone.
 
         Raises
         ------
@@ -161,12 +164,13 @@ class SeedMeasurer:
         """
         settings = settings or self.config.finetune
         limit = self.model.config.max_position_embeddings
-        failed, fitting = [], []
+        failed: list[Row] = []
+        fitting = []
         for place, demonstrations in enumerate(sets):
             asked = (self.queries, self.fitted_on) if self.fitted_on else (self.queries,)
             reason = next(filter(None, (too_long(demonstrations, queries, limit) for queries in asked)), None)
             if reason:
-                failed.append(failure_row(demonstrations.seed, reason))
+                failed.append({**failure_row(demonstrations.seed, reason), "shots": len(demonstrations.examples)})
             else:
                 fitting.append(place)
         if not fitting:
@@ -182,52 +186,74 @@ class SeedMeasurer:
         others: list[DemonstrationSet] | None,
         at_random: bool,
     ) -> Found:
-        tuned = finetune(self.model, sets, settings, self.fields["train"])
+        seeds, noise_seed = [s.seed for s in sets], self.config.measures.noise_seed
+        own = tune_by_shots(self.model, sets, settings, self.fields["train"])
         PULSE.done += len(sets) / (len(self.chunks) + 1)
-        training = training_tokens(sets, tuned, self.config.measures.query_field)
-        if others:
-            tuned = finetune(self.model, others, settings)
+        moved = tune_by_shots(self.model, others, settings) if others else own
         if at_random:
-            tuned = random_step(self.model, tuned, [s.seed for s in sets], self.config.measures.noise_seed)
-        examples = self._examples(sets, training, tuned)
-        if self.config.measures.influence:
-            influences = self.influences(sets, settings, others, at_random, self.config.measures.influence)
-            noise_seed = self.config.measures.noise_seed
-            measured = influence_values(self._of("influence"), influences, [s.seed for s in sets], noise_seed)
-            examples.values.update({key: self._by_chunk(x) for key, x in measured.items()})
-        rows: list[Row] = []
-        tables = []
-        for group, demonstrations in enumerate(sets):
-            seed = demonstrations.seed
-            if not bool(tuned.finite[group]):
-                rows.append(failure_row(seed, f"fine-tuning diverged at learning rate {settings.learning_rate:g}"))
-                continue
-            predictions = examples.predictions[group]
-            for metric, condition, found in predicted_values(self._of("predictions"), predictions):
-                rows.append(value_row(seed, metric, condition, found))
-            of_seed = {key: found[group] for key, found in examples.values.items()}
-            of_seed |= self._drawn(seed, of_seed)
-            of_patch = patch_values(self._of("patches"), examples.patches[group]) if examples.patches else {}
-            for (metric, condition), x in (of_seed | of_patch).items():
-                rows += (
-                    layer_rows(seed, metric, condition, x) if x.ndim == 2 else [example_row(seed, metric, condition, x)]
-                )
-            if self.config.examples != "off":
-                heads = {key: found[group] for key, found in examples.heads.items()}
-                by_example = {key: x for key, x in of_patch.items() if len(x) == len(self.order)}
-                tables.append(self._table(seed, predictions, of_seed | by_example, heads))
-        return Found(rows, tables)
+            moved = {k: random_step(self.model, tuned, seeds, noise_seed) for k, tuned in moved.items()}
+        diverged = f"fine-tuning diverged at learning rate {settings.learning_rate:g}"
+        every = len(sets[0].examples)
+        sound = moved[every].finite.tolist()
+        rows = [failure_row(seed, diverged) for seed, finite in zip(seeds, sound, strict=True) if not finite]
+        with torch.inference_mode():
+            whole = Context.of(self.model, self._prompts(sets), _kinds(sets, self.queries))
+        of_all: dict[int, list[Row]] = {}
+        tables: list[pa.Table] = []
+        for k, some in by_shots(sets).items():
+            examples = self._after(some, own[k], moved[k], whole)
+            if k == every and self.config.measures.influence:
+                influences = self.influences(sets, settings, others, at_random, self.config.measures.influence)
+                measured = influence_values(self._of("influence"), influences, seeds, noise_seed)
+                examples.values.update({key: self._by_chunk(x) for key, x in measured.items()})
+            finite = [there and here for there, here in zip(sound, moved[k].finite.tolist(), strict=True)]
+            groups = np.flatnonzero(finite).tolist()
+            values = {group: self._values_of(seeds[group], examples, group) for group in groups}
+            found = {seeds[group]: self._rows(seeds[group], examples, group, x) for group, x in values.items()}
+            of_all = of_all or found
+            for seed, rows_of_all in of_all.items():
+                of_number = found[seed] if seed in found else undefined(rows_of_all, diverged)
+                rows += [{**row, "shots": k} for row in of_number]
+            if k == every and self.config.examples != "off":
+                tables = [self._table(seeds[group], examples, group, x) for group, x in values.items()]
+        if functions := self._of("orders"):
+            drawn = noise_seed if at_random else None
+            orders = seed_orders(self.model, self.queries, self.chunks, sets, settings, others, drawn)
+            for seed, found_of in itertools.compress(zip(seeds, orders, strict=True), sound):
+                rows += [value_row(seed, *value) for value in predicted_values(functions, found_of)]
+        return Found([row if row["shots"] else {**row, "shots": every} for row in rows], tables)
 
-    def _table(
-        self,
-        seed: int,
-        predictions: SeedPredictions,
-        values: Mapping[Key, np.ndarray],
-        heads: Mapping[Key, np.ndarray],
-    ) -> pa.Table:
+    def _after(self, sets: list[DemonstrationSet], own: Tuned, moved: Tuned, whole: Context) -> _Examples:
+        """What examples give with demonstrations that are the first ones, or all, of the `whole`."""
+        training = training_tokens(sets, own, self.config.measures.query_field)
+        with torch.inference_mode():
+            context = whole.first(self.model, self._prompts(sets), _kinds(sets, self.queries))
+        return self._examples(context, training, moved)
+
+    def _rows(self, seed: int, examples: _Examples, group: int, values: Mapping[Key, np.ndarray]) -> list[Row]:
+        """The rows of one seed, which is the `group`-th of what examples gave, `values` among that."""
+        predictions = predicted_values(self._of("predictions"), examples.predictions[group])
+        rows = [value_row(seed, *value) for value in predictions]
+        for (metric, condition), x in values.items():
+            rows += layer_rows(seed, metric, condition, x) if x.ndim == 2 else [example_row(seed, metric, condition, x)]
+        return rows
+
+    def _values_of(self, seed: int, examples: _Examples, group: int) -> dict[Key, np.ndarray]:
+        """The values of one seed's examples, drawn ones and those of its patch too."""
+        of_seed = {key: found[group] for key, found in examples.values.items()}
+        of_patch = patch_values(self._of("patches"), examples.patches[group]) if examples.patches else {}
+        return of_seed | self._drawn(seed, of_seed) | of_patch
+
+    def _table(self, seed: int, examples: _Examples, group: int, values: Mapping[Key, np.ndarray]) -> pa.Table:
         """A seed's rows of `examples/`, in the order of the measured set."""
+        # What is of a patch alone has no examples.
+        patched = {one.metric.name for one in self._of("patches")}
+        values = {
+            key: self._by_place(x) for key, x in values.items() if key[0] not in patched or len(x) == len(self.order)
+        }
+        heads = {key: found[group] for key, found in examples.heads.items()}
         return example_table(
-            seed, predictions, {key: self._by_place(x) for key, x in values.items()}, heads,
+            seed, examples.predictions[group], values, heads,
             self.config.task.label_words, self.config.catalogue, self.config.examples,
         )  # fmt: skip
 
@@ -258,25 +284,23 @@ class SeedMeasurer:
         return measurer.measure(sets, tuned_on, at_random)
 
     @torch.inference_mode()
-    def _examples(self, sets: list[DemonstrationSet], training: list[Training], tuned: Tuned) -> _Examples:
-        inputs = Recorder(("attn_in",))
-        prefix, real = self.encode(sets, inputs)
-        contexts = context_updates(self.model, inputs.layers["attn_in"], real)
-        arm = self._fitted(prefix, tuned)
+    def _examples(self, context: Context, training: list[Training], tuned: Tuned) -> _Examples:
+        contexts = context_updates(self.model, context.inputs, context.real)
+        arm = self._fitted(context.prefix, tuned)
         gathered, outcomes = _Gathered(self.config.examples == "heads"), defaultdict(list)
-        for chunk, passes, simdual in self.passes(prefix, tuned, arm):
+        for chunk, passes, simdual in self.passes(context.prefix, tuned, arm):
             for name, outcome in passes.items():
                 shape = (-1, len(chunk.index))
                 found = (outcome.prediction.view(shape), outcome.greedy.view(shape))
                 outcomes[name].append((*found, outcome.scores.view(*shape, outcome.scores.shape[1])))
             for key, value in self._values(chunk, passes, simdual, training, tuned, contexts).items():
                 gathered.add(key, value)
-            PULSE.done += len(sets) / (len(self.chunks) + 1)
-        predicted = {name: self._predictions(of, len(sets)) for name, of in outcomes.items()}
+            PULSE.done += len(training) / (len(self.chunks) + 1) / (1 + len(self.config.shots))
+        predicted = {name: self._predictions(of, len(training)) for name, of in outcomes.items()}
         gold, labels = np.asarray(self.queries.labels), len(self.queries.label_tokens)
         predictions = [
             SeedPredictions(**{name: of[group] for name, of in predicted.items()}, gold=gold, labels=labels)
-            for group in range(len(sets))
+            for group in range(len(training))
         ]
         return _Examples(
             self._in_order(gathered.values), self._in_order(gathered.heads), predictions,
@@ -323,12 +347,13 @@ class SeedMeasurer:
         """The functions of one kind, those of a user's own file or raydual's alone if `own` says so."""
         return [one for one in self.functions if one.of == of and own in (None, one.file is not None)]
 
-    def encode(self, sets: Sequence[DemonstrationSet], recorder: Recorder | None = None) -> tuple[Prefix, Tensor]:
-        """The shared prefixes of seeds, and which of their tokens are real, `[G, prefix]`."""
-        prompts = [np.concatenate([s.prefix, self.queries.separator]) for s in sets]
-        kinds = Rows.pad([s.parts.followed_by(len(self.queries.separator)).kind for s in sets], self.model.device).ids
-        prefix = replace(encode_prefix(self.model, prompts, recorder), kinds=kinds)
-        return prefix, Rows.pad(prompts, self.model.device).real
+    def encode(self, sets: Sequence[DemonstrationSet]) -> Prefix:
+        """The shared prefixes of seeds."""
+        return Context.of(self.model, self._prompts(sets), _kinds(sets, self.queries)).prefix
+
+    def _prompts(self, sets: Sequence[DemonstrationSet]) -> list[np.ndarray]:
+        """What stands before the queries of each seed."""
+        return [np.concatenate([s.prefix, self.queries.separator]) for s in sets]
 
     def passes(
         self, prefix: Prefix, tuned: Tuned, arm: PatchArm | None = None
@@ -403,6 +428,11 @@ def _keep_untouched(changed: Outcome, zsl: Outcome, trained: Sequence[str]) -> N
             same = zsl.fields[name][:, 0]
             count = len(changed.fields[name]) // len(same)
             changed.fields[name][:, 0] = same.repeat(count, *[1] * (same.ndim - 1))
+
+
+def _kinds(sets: Sequence[DemonstrationSet], queries: Queries) -> list[np.ndarray]:
+    """What each token before the queries of each seed is."""
+    return [one.parts.followed_by(len(queries.separator)).kind for one in sets]
 
 
 def too_long(demonstrations: DemonstrationSet, queries: Queries, limit: int) -> str | None:

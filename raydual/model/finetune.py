@@ -1,7 +1,7 @@
 """Fine-tuning of chosen projections on demonstrations, for many seeds at once (docs/science.md, section 2)."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from raydual.model.layer_causal import layer_by_layer
 from raydual.model.modules import final_norm, layers
 from raydual.model.passes import Rows, hidden_states, logits
 from raydual.model.recording import Recorder
-from raydual.model.stacked import Stacks, finite_groups, stack_projections, with_projections
+from raydual.model.stacked import Stacks, copied, finite_groups, stack_projections, with_projections
 from raydual.settings.schema import Finetune
 
 
@@ -25,13 +25,21 @@ class Tuned:
 
     `stacks` goes into `with_projections`. `losses` `[G, steps]` and `finite` `[G]` (False: diverged) tell how it
     went. `recordings[i][name]` `[G, layers, tokens, width]` holds the fields recorded at every token of
-    demonstration i, in the forward pass of its own step of the last epoch.
+    demonstration i, in the forward pass of its own step of the last epoch. `earlier[k]` are the stacks after k steps.
+    `same_weights`: all demonstrations were recorded at the same weights.
     """
 
     stacks: Stacks
     losses: Float[Tensor, "G steps"]
     finite: Bool[Tensor, "G"]
     recordings: tuple[dict[str, Float[Tensor, "G layers _ width"]], ...]
+    earlier: Mapping[int, Stacks] = field(default_factory=dict)
+    same_weights: bool = False
+
+    def after(self, steps: int) -> "Tuned":
+        """How it stood after so many steps, of those that were kept."""
+        stacks, losses = self.earlier[steps], self.losses[:, :steps]
+        return Tuned(stacks, losses, _finite(stacks, losses), self.recordings[:steps])
 
 
 @record_function("fine-tuning")
@@ -40,32 +48,46 @@ def finetune(
     demonstrations: Sequence[DemonstrationSet],
     settings: Finetune,
     fields: tuple[str, ...] = (),
+    kept: Collection[int] = (),
 ) -> Tuned:
-    """Train G copies of the projections, one for each seed's demonstrations, in prompt order, batch size 1.
+    """Train G copies of the projections, one for each seed's demonstrations, in prompt order.
 
-    The seeds share every forward and backward pass, but their losses are summed, so each gets its own gradient
-    alone. The demonstration sets must have the same number of demonstrations. The model itself is not changed.
+    There is a step for each demonstration, or with `batch: all` one an epoch, on the sum of their losses. The seeds
+    share every forward and backward pass, but their losses are summed, so each gets its own gradient alone. The
+    demonstration sets must have the same number of demonstrations. The model itself is not changed. The stacks as they
+    are after the first, the second, … step are `kept` beside the last ones where asked for.
     """
     stacks = stack_projections(model, settings.projections, len(demonstrations))
     parameters = [p for stack in stacks.values() for p in stack.parameters()]
     optimizer = _optimizer(parameters, settings)
     losses: list[Tensor] = []
     recordings: list[dict[str, Tensor]] = []
+    earlier: dict[int, Stacks] = {}
+    last = len(demonstrations[0].examples) - 1
     with torch.enable_grad(), with_projections(model, stacks):
         for epoch in range(settings.epochs):
             keep = fields if epoch == settings.epochs - 1 else ()
-            for step in range(len(demonstrations[0].examples)):
+            for step in range(last + 1):
                 recorder = Recorder(keep)
-                optimizer.zero_grad(set_to_none=True)
+                if settings.batch == "one" or step == 0:
+                    optimizer.zero_grad(set_to_none=True)
                 losses.append(_backward(model, Step.of(demonstrations, step, settings.loss, model), settings, recorder))
-                optimizer.step()
+                if settings.batch == "one" or step == last:
+                    optimizer.step()
+                if len(losses) in kept:
+                    earlier[len(losses)] = copied(stacks)
                 if keep:
                     recordings.append({name: recorder.result(name) for name in keep})
     for parameter in parameters:
         parameter.requires_grad_(False).grad = None
     all_losses = torch.stack(losses, dim=1)
-    finite = finite_groups(stacks) & all_losses.isfinite().all(dim=1)
-    return Tuned(stacks, all_losses, finite, tuple(recordings))
+    finite, same_weights = _finite(stacks, all_losses), settings.batch == "all"
+    return Tuned(stacks, all_losses, finite, tuple(recordings), earlier, same_weights)
+
+
+def _finite(stacks: Stacks, losses: Float[Tensor, "G steps"]) -> Bool[Tensor, "G"]:
+    """Which of the G versions did not diverge."""
+    return finite_groups(stacks) & losses.isfinite().all(dim=1)
 
 
 def _optimizer(parameters: list[nn.Parameter], settings: Finetune) -> torch.optim.Optimizer:

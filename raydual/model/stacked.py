@@ -71,6 +71,15 @@ def with_projections(model: PreTrainedModel, stacks: Stacks) -> Iterator[PreTrai
             setattr(holders[key], key[1], linear)
 
 
+def copied(stacks: Stacks) -> Stacks:
+    """The stacks as they are now, in memory of their own; nothing trains them."""
+    return {
+        key: StackedLinear(stack.weight.detach().clone(), None if stack.bias is None else stack.bias.detach().clone())
+        .requires_grad_(False)
+        for key, stack in stacks.items()
+    }  # fmt: skip
+
+
 def finite_groups(stacks: Stacks) -> torch.Tensor:
     """Which of the G versions have only finite weights, `[G]`."""
     checks = [torch.isfinite(p).flatten(1).all(dim=1) for stack in stacks.values() for p in stack.parameters()]

@@ -1,6 +1,6 @@
 """One seed at a time, without Ray: what the commands and the programmatic interface are made of."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,6 +22,7 @@ from raydual.measure.seeds import SeedMeasurer, too_long
 from raydual.model.loading import LoadedModel, load_model
 from raydual.model.passes import Rows, encode_prefix, hidden_states
 from raydual.model.recording import Recorder
+from raydual.process.pulse import PULSE
 from raydual.run_directory.directory import FAILED
 from raydual.settings.controls import MEASUREMENT, control_named
 from raydual.settings.reading import validate_config
@@ -130,6 +131,7 @@ class Laboratory:
         return pa.concat_tables(self._measure(seed, control).examples)
 
     def _measure(self, seed: int, control: str) -> Found:
+        PULSE.begin(1)
         found = self.measurer.measure_all(control_named(control), [self._case(seed, control)])
         if found.rows[0]["metric"] == FAILED:
             raise UserError(f"seed {seed}: {found.rows[0]['reason']}")
@@ -157,9 +159,17 @@ class Laboratory:
         """
         return self.measurer.influences(control_named(control), self._case(seed, control), examples)
 
+    def after_all(self, rows: Iterable[Row]) -> list[Row]:
+        """The rows of all demonstrations, where `measures.shots` asks for the first ones too."""
+        return [row for row in rows if row["shots"] == self.study.config.demonstrations]
+
     def evaluate(self, seed: int, control: str = MEASUREMENT.name) -> Evaluation:
         """Zero-shot, in-context and fine-tuned accuracy of a seed, or of a control of it."""
-        rows = self.measure(seed, control)
+        return self.evaluation(self.measure(seed, control))
+
+    def evaluation(self, rows: Sequence[Row]) -> Evaluation:
+        """The accuracies among the rows of a seed, with all its demonstrations."""
+        rows = self.after_all(rows)
         values = {(row["metric"], row["condition"]): row["value"] for row in rows if "accuracy" in row["metric"]}
         return Evaluation(
             zero_shot=values["accuracy", "zsl"],

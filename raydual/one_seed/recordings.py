@@ -88,7 +88,7 @@ def record_seed(laboratory: Laboratory, seed: int) -> dict[str, list[Entry]]:
     of_seed = _Seed(demonstrations, training_tokens([demonstrations], tuned, "query")[0], tuned.recordings)
     entries: dict[str, list[Entry]] = defaultdict(list)
     with torch.inference_mode():
-        prefix, _ = seeds.encode([demonstrations])
+        prefix = seeds.encode([demonstrations])
         for chunk, passes, _ in seeds.passes(prefix, tuned):
             for name, condition in (("zs", "zsl"), ("icl", "icl"), ("ftzs", "ft")):
                 entries[name] += _chunk_entries(chunk, condition, passes, of_seed)

@@ -28,6 +28,17 @@ class Work:
         return Work(self.flops * number, self.tokens)
 
 
+def orders_of(demonstrations: DemonstrationSet) -> list[DemonstrationSet]:
+    """The orders that the spread over orders is taken of, if there are any: the given one is passed again."""
+    return [demonstrations, *demonstrations.orders] if demonstrations.orders else []
+
+
+def finetuned_on(demonstrations: DemonstrationSet, settings: Finetune) -> list[DemonstrationSet]:
+    """Every demonstration set that one seed is fine-tuned on; each order twice, by steps and all at once."""
+    shorter = () if settings.steps_are_nested else demonstrations.shorter
+    return [demonstrations, *shorter, *2 * orders_of(demonstrations)]
+
+
 @dataclass(frozen=True)
 class FlopFormula:
     """FLOPs of a model's matrix products, two for each multiplication and addition.
@@ -67,15 +78,22 @@ class FlopFormula:
         """The pass that no seed changes."""
         return self.rows(queries.alone, queries.label_tokens)
 
-    def seed(self, demonstrations: DemonstrationSet, queries: Queries, epochs: int) -> dict[str, Work]:
-        """What one seed needs, by part: prefix, icl, fine-tuning, ft."""
-        prefix = len(demonstrations.prefix) + len(queries.separator)
-        steps = [self.forward(len(e)) + self.head(len(e) - 1) for e in demonstrations.examples] * epochs
+    def seed(self, demonstrations: DemonstrationSet, queries: Queries, settings: Finetune) -> dict[str, Work]:
+        """What one seed needs, by part: prefix, icl, fine-tuning, ft; with what it is measured on besides."""
+        orders = orders_of(demonstrations)
+        passed = [demonstrations, *orders]
+        read = [len(d.prefix) + len(queries.separator) for d in [*passed, *demonstrations.shorter]]
+        alone = self.rows(queries.alone, queries.label_tokens)
+        steps = [
+            self.forward(len(e)) + self.head(len(e) - 1)
+            for d in finetuned_on(demonstrations, settings)
+            for e in d.examples
+        ] * settings.epochs
         return {
-            "prefix": self.forward(prefix),
-            "icl": self.rows(queries.in_context, queries.label_tokens, prefix),
+            "prefix": sum(map(self.forward, read[: len(passed)]), Work()),
+            "icl": sum((self.rows(queries.in_context, queries.label_tokens, length) for length in read), Work()),
             "fine-tuning": sum(steps, Work()).times(TRAINING),
-            "ft": self.rows(queries.alone, queries.label_tokens),
+            "ft": sum([alone] * (1 + len(demonstrations.shorter) + 2 * len(orders)), Work()),
         }
 
 
@@ -96,10 +114,13 @@ class MemoryFormula:
         """The model."""
         return self.shape.parameters * self.bytes_per_weight
 
-    def seed(self, prefix: int, query: int, settings: Finetune) -> int:
-        """A seed with `prefix` demonstration tokens and queries of at most `query` tokens."""
+    def seed(self, prefix: int, query: int, settings: Finetune, kept: int = 0) -> int:
+        """A seed with `prefix` demonstration tokens and queries of at most `query` tokens.
+
+        Of fine-tuning, so many stacks are `kept` beside the last ones.
+        """
         s = self.shape
-        copies = 2 + (2 if settings.optimizer == "adamw" else 0)
+        copies = 2 + (2 if settings.optimizer == "adamw" else 0) + kept
         projections = _FLOAT * copies * s.layers * sum(map(s.projection, settings.projections))
         cache = 2 * self.bytes_per_weight * s.layers * prefix * s.pairs
         demonstrations = _FLOAT * s.layers * prefix * (s.queries + 2 * s.hidden)

@@ -4,16 +4,16 @@ import csv
 import math
 import statistics
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from raydual.data.prompts import DemonstrationSet, Queries
-from raydual.errors import UserError
+from raydual.errors import UserError, did_you_mean
 from raydual.model.anatomy import Shape
-from raydual.plan.cost import TRAINING, FlopFormula, MemoryFormula, Work
+from raydual.plan.cost import TRAINING, FlopFormula, MemoryFormula, Work, finetuned_on
 from raydual.settings.controls import controls_of
-from raydual.settings.schema import SweepConfig
+from raydual.settings.schema import Finetune, SweepConfig
 from raydual.study import Study
 
 TABLE = Path(__file__).parent.with_name("benchmarks.csv")
@@ -66,36 +66,43 @@ def hardware_named(name: str | None, dtype: str) -> Hardware:
         rows = list(csv.DictReader(file))
     found = [row for row in rows if name is None or name.lower() in row["hardware"].lower()]
     if not found:
-        known = ", ".join(dict.fromkeys(row["hardware"] for row in rows))
+        known = list(dict.fromkeys(row["hardware"] for row in rows))
+        words = [word.strip(",") for name_of_one in known for word in name_of_one.split()]
         raise UserError(
-            f"--hardware {name}: has not been measured; there is {known}. Measure it: "
-            "python analysis/benchmark.py --record, there"
+            f"--hardware {name}: has not been measured; there is {', '.join(known)}. Measure it: "
+            f"python analysis/benchmark.py --record, there{did_you_mean(str(name).upper(), words)}"
         )
     row = ([row for row in found if row["dtype"] == dtype] or found)[-1]
     what = f"{row['model']}, {row['dtype']}, {row['examples']} examples"
     return Hardware(row["hardware"], what, float(row["matmul_tflops"]) * 1e12, float(row["share_of_matmul"]))
 
 
-def estimate(study: Study, on_gpu: bool = True) -> Estimate:
-    """Count the work of a sweep from its data, its model's tokenizer and its model's config alone."""
+def estimate(study: Study, on_gpu: bool = True, shape: Shape | None = None) -> Estimate:
+    """Count the work of a sweep from its data, its model's tokenizer and its model's config alone.
+
+    With a `shape`, of a model of those sizes that is given the same tokens.
+    """
     config, tokenizer = study.config, study.source.tokenizer()
-    shape = Shape.of(study.source.config())
+    shape = shape or Shape.of(study.source.config())
     flops, queries = FlopFormula(shape), study.queries(tokenizer, "measured")
-    sets = [study.demonstrations(tokenizer, seed) for seed in config.seeds[:_LOOKED_AT]]
+    sets = [study.with_variants(tokenizer, seed) for seed in config.seeds[:_LOOKED_AT]]
     kept = config.search.seeds.keep if config.search.seeds else len(config.seeds)
     units = study.units(list(config.seeds[:kept]))
     zero_shot = flops.zero_shot(queries)
     work = {"zero-shot": zero_shot}
     if config.search.seeds or config.search.finetune:
         work["search"] = _search(study, flops, sets, study.queries(tokenizer, "selection"), kept)
-    seed = _mean_seed(flops, sets, queries, config.finetune.epochs)
-    more_heads = _heads_of_other_layers(flops, sets, config.finetune.epochs)
+    seed = _mean_seed(flops, sets, queries, config.finetune)
+    # The orders are fine-tuned on another seed's demonstrations alone.
+    in_given_order = [replace(demonstrations, orders=()) for demonstrations in sets]
+    once_more = _mean_seed(flops, in_given_order, queries, config.finetune)["fine-tuning"]
+    more_heads = _heads_of_other_layers(flops, sets, config.finetune)
     for control in controls_of(config.controls):
         unit = dict(seed)
         if control.step == "layer_causal" or config.finetune.gradient == "layer_causal":
             unit["fine-tuning"] += more_heads
         if control.tuned_on == "other":
-            unit["fine-tuning"] += unit["fine-tuning"]
+            unit["fine-tuning"] += once_more
         if control.draws_models:
             unit["zero-shot"] = zero_shot
         count = sum(u.control == control for u in units)
@@ -109,19 +116,25 @@ def estimate(study: Study, on_gpu: bool = True) -> Estimate:
         batch=config.execution.most_seeds_per_batch(on_gpu),
         work=work,
         weights=memory.weights(),
-        a_seed=memory.seed(prefix, queries.longest, config.finetune),
+        a_seed=memory.seed(prefix, queries.longest, config.finetune, len(config.shots)),
     )
 
 
-def _mean_seed(flops: FlopFormula, sets: list[DemonstrationSet], queries: Queries, epochs: int) -> dict[str, Work]:
+def _mean_seed(
+    flops: FlopFormula, sets: list[DemonstrationSet], queries: Queries, settings: Finetune
+) -> dict[str, Work]:
     """A seed by part: the mean over `sets`."""
-    found = [flops.seed(demonstrations, queries, epochs) for demonstrations in sets]
+    found = [flops.seed(demonstrations, queries, settings) for demonstrations in sets]
     return {part: _mean([seed[part] for seed in found]) for part in found[0]}
 
 
-def _heads_of_other_layers(flops: FlopFormula, sets: list[DemonstrationSet], epochs: int) -> Work:
+def _heads_of_other_layers(flops: FlopFormula, sets: list[DemonstrationSet], settings: Finetune) -> Work:
     """What layer-causal fine-tuning adds: the output layer on every layer but the last."""
-    positions = [sum(len(example) - 1 for example in d.examples) * epochs for d in sets]
+    positions = [
+        sum(len(example) - 1 for tuned_on in finetuned_on(d, settings) for example in tuned_on.examples)
+        * settings.epochs
+        for d in sets
+    ]
     return _mean([flops.head(count * (flops.shape.layers - 1)).times(TRAINING) for count in positions])
 
 
@@ -132,7 +145,8 @@ def _mean(values: list[Work]) -> Work:
 def _search(study: Study, flops: FlopFormula, sets: list[DemonstrationSet], selection: Queries, kept: int) -> Work:
     """In-context passes of candidate seeds on growing slices, and every fine-tuning setting on a few seeds."""
     config = study.config
-    part = _mean_seed(flops, sets, selection, config.finetune.epochs)
+    alone = [replace(demonstrations, shorter=(), orders=()) for demonstrations in sets]
+    part = _mean_seed(flops, alone, selection, config.finetune)
     work = Work()
     if config.search.seeds:
         slices, candidates = study.slices, len(config.seeds)

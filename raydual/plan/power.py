@@ -80,7 +80,8 @@ def pilot_contrasts(run: RunDirectory, config: SweepConfig, seeds: int, examples
     UserError
         The run has no comparisons of at least two seeds, or none that say how they vary.
     """
-    rows = run.comparisons().filter(pc.field("control") == NO_CONTROL).to_pylist()
+    of_all = (pc.field("control") == NO_CONTROL) & (pc.field("shots") == run.config().demonstrations)
+    rows = run.comparisons().filter(of_all).to_pylist()
     controls = [control.name for control in controls_of(config.controls) if control.name != NO_CONTROL]
     found: dict[tuple[str, str], list[Contrast]] = {}
     for row in filter(is_usable, rows):

@@ -4,14 +4,15 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raydual.catalogue.entries import CATALOGUE, OVERALL, Catalogue
-from raydual.console import say
+from raydual.console import Bar, Done, bar_in_terminal, say
 from raydual.run_directory.directory import FAILED, NO_CONTROL
 
 _QUIET_SECONDS = 15.0
@@ -27,7 +28,7 @@ class Board(Protocol):
 def earlier(catalogue: Catalogue) -> tuple[list[str], pc.Expression]:
     """What of an earlier process's rows (`RunDirectory.measured`) a `MeasureNews` goes on from."""
     of_headline = pc.field("metric").isin(_headline(catalogue)) & (pc.field("layer") == OVERALL)
-    columns = ["seed", "control", "layer", "metric", "condition", "value"]
+    columns = ["seed", "control", "shots", "layer", "metric", "condition", "value"]
     return columns, (pc.field("metric") == FAILED) | of_headline
 
 
@@ -36,7 +37,7 @@ def _headline(catalogue: Catalogue) -> list[str]:
 
 
 class StageProgress:
-    """Counts what a stage has done, estimates the time left, and prints a line at most once a second.
+    """Counts what a stage has done, estimates the time left, and prints a line at most once a second, or moves a `bar`.
 
     The estimate leaves out the time until the first item is done, which is mostly starting and loading. While nothing
     is finished, `inside` tells now and then how far the work in progress is. Both may be called from any thread.
@@ -44,9 +45,10 @@ class StageProgress:
 
     def __init__(
         self, title: str, total: int, gauges: Board | None = None, out: Callable[[str], None] = say,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.monotonic, bar: Bar | None = None,
     ) -> None:  # fmt: skip
         self.title, self.total, self.gauges, self.out, self.clock = title, total, gauges, out, clock
+        self.bar = bar
         self.done = self.first_done = 0
         self.first_at = self.said_at = -math.inf
         self.started = self.clock()
@@ -65,7 +67,11 @@ class StageProgress:
                 self.gauges.set("raydual_units_per_second", self.done / (now - self.started), stage=self.title)
                 if left is not None:
                     self.gauges.set("raydual_seconds_left", left, stage=self.title)
-            if now - self.said_at >= 1 or self.done >= self.total:
+            if self.bar:
+                self.bar.show(Done(self.done, self.total, detail))
+            if self.done >= self.total:
+                self._close()
+            if not self.bar and (now - self.said_at >= 1 or self.done >= self.total):
                 self.said_at = now
                 self.out(f"{self.title}: {self.done}/{self.total}{_left_words(left)} - {detail}")
 
@@ -73,15 +79,37 @@ class StageProgress:
         """`at_work` more would be done if what is at work counted in parts; said only after a while of silence."""
         with self.lock:
             now = self.clock()
-            if self.done < self.total and now - max(self.said_at, self.started) >= _QUIET_SECONDS:
+            if self.bar and self.done < self.total:
+                self.bar.show(Done(self.done + at_work, self.total, words))
+            elif self.done < self.total and now - max(self.said_at, self.started) >= _QUIET_SECONDS:
                 self.said_at = now
                 self.out(f"{self.title}: {self.done}/{self.total}, and {at_work:.1f} of those at work - {words}")
+
+    def close(self) -> None:
+        """The stage is over, whether all of it is done or not."""
+        with self.lock:
+            self._close()
+
+    def _close(self) -> None:
+        if self.bar:
+            self.bar.close()
+            self.bar = None
 
     def _seconds_left(self, now: float) -> float | None:
         later = self.done - self.first_done
         if self.done >= self.total:
             return 0.0
         return (now - self.first_at) / later * (self.total - self.done) if later > 0 else None
+
+
+@contextmanager
+def stage(title: str, total: int, gauges: Board | None = None) -> Iterator[StageProgress]:
+    """A stage's progress: a bar in a terminal, lines in a log."""
+    progress = StageProgress(title, total, gauges, bar=bar_in_terminal(title))
+    try:
+        yield progress
+    finally:
+        progress.close()
 
 
 def _left_words(seconds: float | None) -> str:
@@ -131,7 +159,9 @@ class MeasureNews:
         return f"accuracy so far: {', '.join(words) or 'none'}{failures}"
 
     def _means(self, rows: pa.Table) -> None:
-        rows = rows.filter(pc.field("metric").isin(self.headline) & pc.is_finite(pc.field("value")))
+        shots = pc.field("shots")
+        all_of_them = shots.is_null() | (shots == pc.max(rows["shots"]))
+        rows = rows.filter(all_of_them & pc.field("metric").isin(self.headline) & pc.is_finite(pc.field("value")))
         totals = rows.group_by(["metric", "condition"]).aggregate([("value", "sum"), ("value", "count")])
         for row in totals.to_pylist():
             key = row["metric"], row["condition"]

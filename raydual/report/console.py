@@ -9,11 +9,15 @@ from raydual.run_directory.directory import NO_CONTROL, RunDirectory
 
 def headline_lines(run: RunDirectory) -> Iterator[str]:
     """A short table: metric, condition, mean over seeds, its 95 % intervals, and of what they speak."""
-    catalogue = run.config().catalogue
+    config = run.config()
+    catalogue = config.catalogue
     rows = [
         row
         for row in run.summary().to_pylist()
-        if row["layer"] == OVERALL and row["control"] == NO_CONTROL and catalogue[row["metric"]].headline
+        if row["layer"] == OVERALL
+        and row["control"] == NO_CONTROL
+        and catalogue[row["metric"]].headline
+        and row["shots"] == config.demonstrations
     ]
     yield f"{'means over seeds, 95 % intervals for':<50}{'mean':>8}   {OVER_SEEDS:<29}{OVER_BOTH:<26}{'seeds':>5}"
     for row in rows:

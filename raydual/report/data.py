@@ -1,6 +1,6 @@
 """What the report is made of, read from a run directory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,16 +11,18 @@ from raydual.catalogue.entries import FAILED, OVERALL, Catalogue, Key, Metric
 from raydual.run_directory.directory import NO_CONTROL, RunDirectory
 from raydual.settings.controls import Control, control_named, report_order
 from raydual.settings.schema import SweepConfig
+from raydual.statistics.unchanged import METRICS, warnings_of
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class RunData:
-    """A run's settings, distributions and values, as the report needs them."""
+    """A run's settings, distributions and values, as the report needs them: after `shots` demonstrations, or all."""
 
     run: RunDirectory
     given_manifest: Row | None = None
+    shots: int | None = None
 
     @cached_property
     def config(self) -> SweepConfig:
@@ -37,9 +39,18 @@ class RunData:
         """The manifest; empty while the run is not complete."""
         return self.given_manifest or self.run.manifest() or {}
 
+    def after(self, shots: int) -> "RunData":
+        """The same after fewer demonstrations."""
+        return self if shots == self.config.demonstrations else replace(self, shots=shots)
+
+    @cached_property
+    def _measured_here(self) -> pc.Expression:
+        """The rows of this number of demonstrations."""
+        return pc.field("shots") == (self.shots or self.config.demonstrations)
+
     @cached_property
     def _summary_rows(self) -> list[Row]:
-        return self.run.summary().to_pylist()
+        return self.run.summary().filter(self._measured_here).to_pylist()
 
     @cached_property
     def summary(self) -> dict[tuple[str, str, int], Row]:
@@ -70,7 +81,8 @@ class RunData:
     @cached_property
     def _by_seed(self) -> dict[Key, tuple[np.ndarray, np.ndarray]]:
         overall = (pc.field("layer") == OVERALL) & (pc.field("control") == NO_CONTROL)
-        table = self.run.measured(["seed", "metric", "condition", "value"], overall).sort_by("seed")
+        columns = ["seed", "shots", "metric", "condition", "value"]
+        table = self.run.measured(columns, overall).filter(self._measured_here).sort_by("seed")
         # One thread keeps the order of seeds; Python objects for each value would take gigabytes.
         groups = table.group_by(["metric", "condition"], use_threads=False).aggregate(
             [("value", "list"), ("seed", "list")]
@@ -95,14 +107,23 @@ class RunData:
     def undefined(self) -> dict[tuple[str, str, str, str], int]:
         """How many seeds have no overall value, by (metric, condition, control, reason)."""
         overall = (pc.field("layer") == OVERALL) & pc.is_nan(pc.field("value")) & (pc.field("metric") != FAILED)
-        table = self.run.measured(["control", "metric", "condition", "reason"], overall)
+        columns = ["control", "shots", "metric", "condition", "reason"]
+        table = self.run.measured(columns, overall).filter(self._measured_here)
         rows = table.group_by(["metric", "condition", "control", "reason"]).aggregate([([], "count_all")]).to_pylist()
         names = ("metric", "condition", "control", "reason")
         return {tuple(str(row[name]) for name in names): row["count_all"] for row in sorted(rows, key=str)}  # type: ignore[misc]
 
     @cached_property
+    def warnings(self) -> list[str]:
+        """What makes the run's numbers say nothing, in sentences: fine-tuning or a context that changed nothing."""
+        wanted = (pc.field("layer") == OVERALL) & (pc.field("control") == NO_CONTROL) & pc.field("metric").isin(METRICS)
+        rows = self.run.measured(["seed", "metric", "condition", "layer", "value", "examples"], wanted).to_pylist()
+        return list(warnings_of(rows, self.config.dtype, len({row["seed"] for row in rows})))
+
+    @cached_property
     def _comparison_rows(self) -> list[Row]:
-        return self.run.comparisons().filter(pc.field("control") == NO_CONTROL).to_pylist()
+        measured = pc.field("control") == NO_CONTROL
+        return self.run.comparisons().filter(measured & self._measured_here).to_pylist()
 
     @cached_property
     def comparisons(self) -> dict[tuple[str, str, str, str], dict[int, Row]]:

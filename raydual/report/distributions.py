@@ -92,7 +92,7 @@ def _chart(data: RunData, panel: Panel, drawn: Sequence[Drawn]) -> Chart:
     ]
     means = (f"{row['series']} {with_interval(row, digits)} (n = {row['n']})" for row in rows if row["kind"] == "mean")
     return Chart(
-        f"seeds-{strips[0].metric.panel if strips else drawn[0].metric.panel}",
+        f"seeds-{metric.panel_of(drawn[0].condition)}",
         panel.title,
         f"Values of every seed; mean and 95 % interval: {'; '.join(means) or 'no seed was measured'}.",
         rows,

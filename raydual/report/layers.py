@@ -23,7 +23,7 @@ def layer_charts(data: RunData) -> list[Chart]:
     charts: list[Chart] = []
     for title, drawn in panels_through_layers(data.catalogue):
         mine = [one for one in drawn if not one.baseline and one.metric.baselines == drawn[0].metric.baselines]
-        if not any(one.metric.similarity for one in mine):
+        if not any(one.metric.similarity and one.condition == "icl-ft" for one in mine):
             charts += _chart(data, title, drawn, [])
             continue
         for one in mine:
@@ -35,7 +35,8 @@ def layer_charts(data: RunData) -> list[Chart]:
 def _chart(data: RunData, title: str, drawn: Sequence[Drawn], controls: Sequence[Control]) -> Iterator[Chart]:
     own = drawn[0]
     series = [(one.name, one.look, one.baseline, data.layers(*one.key)) for one in drawn]
-    if own.metric.similarity:
+    is_alone = own.metric.similarity and own.condition == "icl-ft"
+    if is_alone:
         series[0] = ("measured", theme.MAIN, False, series[0][-1])
     null_looks, variant_looks = theme.nulls(), theme.variants()
     for _ in range(sum(one.baseline for one in drawn)):
@@ -45,7 +46,9 @@ def _chart(data: RunData, title: str, drawn: Sequence[Drawn], controls: Sequence
         if rows:
             look = next(null_looks if control.is_null else variant_looks)
             series.append((control.label, look, True, rows))
-    above = {layer for one in standings(data) if one.metric.name == own.metric.name for layer in one.layers}
+    above = {
+        layer for one in standings(data) if is_alone and one.metric.name == own.metric.name for layer in one.layers
+    }
     rows = [
         _row(name, one, aside, place == 0 and one["layer"] in above)
         for place, (name, _, aside, of_layers) in enumerate(series)
@@ -56,13 +59,9 @@ def _chart(data: RunData, title: str, drawn: Sequence[Drawn], controls: Sequence
         return
     names = list(dict.fromkeys(row["series"] for row in rows))
     of_name = {name: look for name, look, _, _ in reversed(series)}
-    name = (
-        f"layers-{own.metric.name}"
-        if len({one.metric.name for one in drawn if not one.baseline}) == 1
-        else (f"layers-{own.metric.panel}")
-    )
+    place = own.metric.name if is_alone else f"{own.metric.panel_of(own.condition)}-{own.metric.name}"
     yield Chart(
-        name,
+        f"layers-{place}",
         title,
         _description(rows, names, above, digits_of(own.metric)),
         rows,

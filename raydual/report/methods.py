@@ -111,6 +111,7 @@ def facts(data: RunData) -> list[tuple[str, str]]:
         (
             "Fine-tuning",
             f"{tuning['optimizer']}, learning rate {tuning['learning_rate']:g}, {tuning['epochs']} epoch(s), "
+            f"{'one step for all demonstrations, ' if tuning.get('batch') == 'all' else ''}"
             f"loss over {tuning['loss']} tokens, {' and '.join(tuning['projections'])}; {searched}",
         ),
         ("Protocol", _PROTOCOLS[config.protocol]),

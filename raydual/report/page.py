@@ -22,6 +22,7 @@ from raydual.report.methods import bibtex, facts, methods, subtitle
 from raydual.report.published import published_table
 from raydual.report.scatter import scatter_charts
 from raydual.report.search import search_charts
+from raydual.report.shots import shots_charts, shots_table
 from raydual.report.words import digits_of, findings, interval, interval_both, number, with_difference, with_interval
 from raydual.run_directory.directory import RunDirectory
 from raydual.run_directory.storage import Storage
@@ -30,7 +31,7 @@ _SECTIONS = {
     "how": "How to read this", "numbers": "Headline numbers",
     "published": "Beside published numbers", "seeds": "Distributions over seeds", "controls": "Controls",
     "layers": "Through the layers", "scatter": "Seed by seed", "shots": "Over the number of demonstrations",
-    "tokens": "Which tokens count", "search": "What the search tried", "failed": "Failed and undefined",
+    "search": "What the search tried", "failed": "Failed and undefined",
     "methods": "Methods, ready to paste",
     "run": "What was run", "metrics": "What the metrics are",
 }  # fmt: skip
@@ -80,7 +81,7 @@ def write_report(run: RunDirectory, manifest: Row | None = None) -> Path | str:
         bibtex=bibtex(),
         own=data.config.measures.own,
         protocol=data.config.protocol,
-        tokens=None,
+        shots_table=shots_table(data),
         **about,
     )
     return run.storage.write_page("report.html", page)
@@ -131,8 +132,7 @@ def _figures(data: RunData) -> dict[str, list[Chart]]:
         "explore": explore_charts(data),
         "scatter": scatter_charts(data),
         "search": search_charts(data),
-        "shots": [],
-        "heads": [],
+        "shots": shots_charts(data),
     }
 
 

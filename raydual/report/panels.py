@@ -1,9 +1,10 @@
 """Which metrics the figures' panels draw, and how: all of it follows from the catalogue."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from raydual.catalogue.entries import CONDITIONS, PANELS, Catalogue, Key, Metric, Panel
+from raydual.catalogue.entries import CONDITIONS, OF_PATCH, PANELS, PATCH, Catalogue, Key, Metric, Panel
 from raydual.report import theme
 
 
@@ -23,10 +24,15 @@ class Drawn:
         return self.metric.name, self.condition
 
 
+def all_panels(catalogue: Catalogue) -> list[tuple[Panel, list[Drawn]]]:
+    """Every panel that draws something, with what it draws."""
+    drawn = [(panel, _drawn(catalogue, name)) for name, panel in PANELS.items()]
+    return [(panel, found) for panel, found in drawn if found]
+
+
 def panels_over_seeds(catalogue: Catalogue) -> list[tuple[Panel, list[Drawn]]]:
     """The panels of values over seeds, with what each draws."""
-    drawn = [(panel, _drawn(catalogue, name)) for name, panel in PANELS.items() if panel.over_seeds]
-    return [(panel, found) for panel, found in drawn if found]
+    return [(panel, found) for panel, found in all_panels(catalogue) if panel.over_seeds]
 
 
 def panels_through_layers(catalogue: Catalogue) -> Iterator[tuple[str, list[Drawn]]]:
@@ -39,6 +45,8 @@ def panels_through_layers(catalogue: Catalogue) -> Iterator[tuple[str, list[Draw
 
 def _by_baselines(drawn: Sequence[Drawn]) -> list[list[Drawn]]:
     """Those that stand beside the same baselines, followed by these."""
+    if all(one.condition in OF_PATCH for one in drawn):
+        return [list(drawn)] if drawn else []
     named = {baseline for one in drawn if not one.baseline for baseline in one.metric.baselines}
     groups: dict[tuple[Key, ...], list[Drawn]] = {}
     for one in drawn:
@@ -58,18 +66,27 @@ def _drawn(catalogue: Catalogue, panel: str) -> list[Drawn]:
     found = [
         (metric, condition, (metric.name, condition) in baselines and not (metric.similarity and condition == "icl-ft"))
         for metric in catalogue.values()
-        if metric.panel == panel
         for condition in metric.conditions
+        if metric.panel_of(condition) == panel
     ]
-    # Each kind has looks of its own, in order; what is of one condition alone has that condition's.
+    # Each kind has looks of its own, in order; what alone is of one condition has that condition's.
+    times = Counter(condition for _, condition, _ in found)
     looks = {True: theme.nulls(), False: theme.comparisons()}
+
+    def look(condition: str, base: bool) -> theme.Look:
+        alone = theme.OF_CONDITION.get(condition) if times[condition] == 1 else None
+        return alone or next(looks[base])
+
     return [
-        Drawn(metric, condition, _name(metric, condition), theme.OF_CONDITION.get(condition) or next(looks[base]), base)
+        Drawn(metric, condition, _name(metric, condition), look(condition, base), base)
         for metric, condition, base in found
     ]
 
 
 def _name(metric: Metric, condition: str) -> str:
+    if condition in OF_PATCH and len(metric.conditions) > 1 and "-" in condition:
+        return f"{metric.short or metric.label}, {condition.replace('-', ', ')}"
+    metric = metric.switched(lambda switch: switch != PATCH) or metric
     if len(metric.conditions) == 1 and (metric.short or "-" in condition):
         return metric.short or metric.label
     return CONDITIONS[condition].replace("in-context against", "context,")

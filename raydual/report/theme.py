@@ -56,12 +56,21 @@ OF_CONDITION = {
     "zsl": Look(colour("zsl"), "square", (4, 3)),
     "icl": Look(colour("icl"), "circle"),
     "ft": Look(colour("ft"), "triangle-up", (7, 3)),
+    "patch": Look(colour("third"), "triangle-down", (2, 2)),
+    "ft_all": Look(colour("second"), "cross", (8, 2, 2, 2)),
 }
 MAIN = Look(colour("main"), "diamond")
 _COMPARISONS = (
-    MAIN, Look(colour("second"), "triangle-up", (7, 3)), Look(colour("third"), "square", (3, 2)),
-    Look(colour("ft"), "triangle-down", (8, 2, 2, 2)), Look(colour("icl"), "cross", (2, 2)),
-)  # fmt: skip
+    MAIN,
+    Look(colour("second"), "triangle-up", (7, 3)),
+    Look(colour("third"), "square", (3, 2)),
+    Look(colour("ft"), "triangle-down", (8, 2, 2, 2)),
+    Look(colour("icl"), "cross", (2, 2)),
+    Look(colour("main"), "triangle-left", (10, 3)),
+    Look(colour("second"), "square", (1, 2)),
+    Look(colour("third"), "triangle-right", (6, 2, 1, 2)),
+    Look(colour("ft"), "circle", (4, 4)),
+)
 _NULLS = (
     Look(colour("null"), "circle", (5, 3), filled=False), Look(colour("null"), "square", (2, 2), filled=False),
     Look(colour("zsl"), "triangle-up", (8, 3, 2, 3), filled=False), Look(colour("zsl"), "cross", (1, 3), filled=False),

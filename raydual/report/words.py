@@ -82,6 +82,7 @@ def findings(data: RunData) -> Iterator[str]:
             f"Of the examples that fine-tuning corrects ({number(count['mean'], 1) if count else DASH} a seed), "
             f"the context corrects {with_interval(recall, 1)} %."
         )
+    yield from data.warnings
     yield from standing_lines(data)
 
 

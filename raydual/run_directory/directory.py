@@ -17,7 +17,7 @@ from raydual.errors import UserError
 from raydual.run_directory.examples import ExampleFiles, check_columns
 from raydual.run_directory.journal import Journal
 from raydual.run_directory.lock import INSTEAD, SUFFIX, locked
-from raydual.run_directory.measurements import Measurements, measurement_table
+from raydual.run_directory.measurements import Measurements, measurement_table, with_shots
 from raydual.run_directory.schemas import COMPARISONS, FINETUNE_SEARCH, MEASUREMENTS, SEED_SEARCH, SUMMARY
 from raydual.run_directory.storage import RESUME, Storage, storage_at
 from raydual.run_directory.tables import content_of, read_table, table_bytes, write_table, write_text
@@ -246,7 +246,7 @@ class RunDirectory:
             config = self.config()
             chosen = self.finetune(config)
             self._belonging = (config.number_fingerprint(), fingerprint_of(chosen) if chosen else None)
-        return self.rows.add(rows, *self._belonging, examples)
+        return self.rows.add(with_shots(rows, self.config), *self._belonging, examples)
 
     def measured(self, columns: list[str], rows: pc.Expression | None = None) -> pa.Table:
         """Columns of the measured rows, all of them or those that fit an expression.
@@ -256,7 +256,7 @@ class RunDirectory:
         UserError
             A file of `measurements/` is damaged, or rows are there twice.
         """
-        return self.rows.table(columns, rows)
+        return with_shots(self.rows.table(columns, rows), self.config)
 
     def measured_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Columns of the measured rows, one file after another, in the order of names; strings are dictionaries.
@@ -266,7 +266,7 @@ class RunDirectory:
         UserError
             As `measured`.
         """
-        return self.rows.batches(columns)
+        return (with_shots(rows, self.config) for rows in self.rows.batches(columns))
 
     def example_tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """The values by example (docs/examples.md), one file after another, all columns or some.
@@ -301,11 +301,12 @@ class RunDirectory:
 
     def summary(self) -> pa.Table:
         """The reduced distributions (`SUMMARY`)."""
-        return read_table(self.storage, "summary.parquet", SUMMARY, made_again(self.storage))
+        return with_shots(read_table(self.storage, "summary.parquet", SUMMARY, made_again(self.storage)), self.config)
 
     def comparisons(self) -> pa.Table:
         """The metrics against their baselines (`COMPARISONS`)."""
-        return read_table(self.storage, "comparisons.parquet", COMPARISONS, made_again(self.storage))
+        table = read_table(self.storage, "comparisons.parquet", COMPARISONS, made_again(self.storage))
+        return with_shots(table, self.config)
 
     def write_summary(self, summary: pa.Table, comparisons: pa.Table, headline: dict[str, Any]) -> None:
         """Store the distributions, the comparisons and the overall numbers."""
@@ -341,7 +342,7 @@ class RunDirectory:
 
 def fingerprint_of(finetune: Finetune) -> str:
     """A hash of fine-tuning settings."""
-    return hashlib.sha256(json.dumps(finetune.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(finetune.identity(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def json_bytes(content: dict[str, Any] | list[Any]) -> bytes:

@@ -1,10 +1,10 @@
 """The files of measured rows: each belongs to settings, holds certain seeds and is verified before it is read."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,7 +15,7 @@ from raydual.errors import UserError
 from raydual.run_directory.examples import ExampleFiles, digest
 from raydual.run_directory.schemas import MEASUREMENTS
 from raydual.run_directory.storage import Entry, Storage
-from raydual.run_directory.tables import about_of, table_bytes
+from raydual.run_directory.tables import about_of, table_bytes, with_later
 
 Unit = tuple[int, str]
 """A seed and a control."""
@@ -24,6 +24,9 @@ Unit = tuple[int, str]
 _NAME = re.compile(r".+-([0-9a-f]{16})\.parquet")
 _OLD_NAME = re.compile(r"seed-\d+-[0-9a-f]{12}\.parquet")
 _READERS = 8
+_BEFORE_SHOTS = pa.schema([field for field in MEASUREMENTS if field.name != "shots"])
+
+Table = TypeVar("Table", pa.Table, pa.RecordBatch)
 _SHOWN = 3
 
 
@@ -106,7 +109,8 @@ class Measurements:
         for file in sorted(self.sound(), key=lambda file: file.name):
             data = pa.BufferReader(self.storage.read(file.name))
             with pq.ParquetFile(data, read_dictionary=strings) as parquet:
-                yield from parquet.read(columns=columns, use_threads=False).select(columns).to_batches()
+                table = with_later(parquet.read(columns=columns, use_threads=False), MEASUREMENTS)
+                yield from table.select(columns).to_batches()
 
     def units(self) -> set[Unit]:
         """Every (seed, control) that has rows."""
@@ -192,7 +196,7 @@ def _remedy(file: MeasurementFile) -> str:
 def _described(name: str, data: bytes) -> MeasurementFile:
     """What a file that is whole says of itself; an older one, that says nothing, is read."""
     parquet = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-    if not parquet.schema_arrow.equals(MEASUREMENTS):
+    if parquet.schema_arrow.remove_metadata() not in (MEASUREMENTS.remove_metadata(), _BEFORE_SHOTS):
         return MeasurementFile(name, damage="its columns are not those of measured rows", foreign=True)
     about = about_of(parquet.schema_arrow)
     if not about:
@@ -209,6 +213,15 @@ def _with_examples(file: MeasurementFile, there: Mapping[str, str | None], examp
     damage = there.get(file.examples, "gone")
     words = f"its values by example, {examples.at(file.examples)}, are {damage}"
     return replace(file, damage=words) if damage else file
+
+
+def with_shots(table: Table, config: Callable[[], Any]) -> Table:
+    """Rows of which none leaves open after how many demonstrations it was measured: those that did have the run's."""
+    at = table.schema.get_field_index("shots")
+    if at < 0 or not table.column(at).null_count:
+        return table
+    kind = table.schema.field(at)
+    return table.set_column(at, kind, pc.fill_null(table.column(at), pa.scalar(config().demonstrations, kind.type)))
 
 
 def units_of(table: pa.Table) -> set[Unit]:

@@ -2,10 +2,18 @@
 
 import pyarrow as pa
 
+_SHOTS = pa.field(
+    "shots",
+    pa.int32(),
+    True,
+    {"description": "after how many of the demonstrations; null in older files: all"},
+)
+
 MEASUREMENTS = pa.schema(
     [
         pa.field("seed", pa.int64(), False, {"description": "fixes the demonstration set"}),
         pa.field("control", pa.string(), False, {"description": "'none', or which control was run instead"}),
+        _SHOTS,
         pa.field("metric", pa.string(), False, {"description": "a name of the catalogue, or 'failed'"}),
         pa.field("condition", pa.string(), False, {"description": "zsl, icl, ft, or the two compared"}),
         pa.field("layer", pa.int16(), False, {"description": "from 0; -1: overall, the mean over layers"}),
@@ -15,7 +23,7 @@ MEASUREMENTS = pa.schema(
         pa.field("reason", pa.string(), True, {"description": "why the seed failed or the value is undefined"}),
     ]
 )
-"""One row for each (seed, control, metric, condition, layer); a failed seed has one row, with metric 'failed'."""
+"""One row for each (seed, control, shots, metric, condition, layer); a failed seed has a single one, 'failed'."""
 
 BOTH = (
     pa.field(
@@ -38,6 +46,7 @@ SUMMARY = pa.schema(
         pa.field("metric", pa.string(), False),
         pa.field("condition", pa.string(), False),
         pa.field("control", pa.string(), False),
+        _SHOTS,
         pa.field("layer", pa.int16(), False, {"description": "from 0; -1: overall"}),
         pa.field("n", pa.int64(), False, {"description": "seeds with a value"}),
         pa.field("undefined", pa.int64(), False, {"description": "measured seeds whose value is NaN"}),
@@ -58,6 +67,7 @@ COMPARISONS = pa.schema(
         pa.field("baseline_condition", pa.string(), False),
         pa.field("control", pa.string(), False),
         pa.field("baseline_control", pa.string(), False, {"description": "the control that the baseline is of"}),
+        _SHOTS,
         pa.field("layer", pa.int16(), False, {"description": "from 0; -1: overall"}),
         pa.field("n", pa.int64(), False, {"description": "seeds that have both"}),
         pa.field("difference", pa.float64(), False, {"description": "metric minus baseline, mean over seeds"}),

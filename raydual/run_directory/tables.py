@@ -56,14 +56,21 @@ def read_table(storage: Storage, name: str, schema: pa.Schema, remedy: str) -> p
     except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{storage.at(name)}: damaged ({_first_line(error)}); {remedy}") from None
     content = content_of(table)
-    for name in schema.names:
-        # Columns that came later, and may be empty, are missing in older files.
-        if name not in table.schema.names and schema.field(name).nullable:
-            table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
+    table = with_later(table, schema)
     if not table.schema.equals(schema):
         raise UserError(f"{storage.at(name)}: damaged (its columns are not those of this file); {remedy}")
     if "content" in about and about["content"] != content:
         raise UserError(f"{storage.at(name)}: damaged (its content is not what was written); {remedy}")
+    return table
+
+
+def with_later(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table with the columns that came later, and may be empty, which older files lack."""
+    for place, name in enumerate(schema.names):
+        if name not in table.schema.names and schema.field(name).nullable:
+            table = table.add_column(
+                min(place, table.num_columns), schema.field(name), pa.nulls(len(table), schema.field(name).type)
+            )
     return table
 
 

@@ -48,6 +48,7 @@ class Control:
             "patch": self.draws_models or context,
             "ft": self.draws_models or context or self.tuned_on == "other" or self.step not in ("set", gradient),
         }
+        changed["ft_all"] = changed["ft"]
         return any(changed[arm] for arm in condition.split("-"))
 
     @property

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from raydual.catalogue.entries import CATALOGUE, Catalogue, Metric
 from raydual.catalogue.own import measures_in
-from raydual.errors import UserError, shown
+from raydual.errors import UserError, did_you_mean, shown
 from raydual.files import read_text
 from raydual.model.anatomy import TRAINED, Trainable
 from raydual.settings.task import Name, Task, builtin_tasks
@@ -48,6 +48,12 @@ def _distinct(values: tuple) -> tuple:
     return values
 
 
+def _growing(values: tuple[int, ...], name: str) -> tuple[int, ...]:
+    if list(values) != sorted(set(values)):
+        raise ValueError(f"{name} must grow, found {shown(list(values))}")
+    return values
+
+
 Seeds = Annotated[tuple[Index, ...], BeforeValidator(_expand_seeds), Field(min_length=1, max_length=_MOST_SEEDS)]
 
 
@@ -71,6 +77,9 @@ class Finetune(Settings):
     learning_rate: Rate = 5e-4
     weight_decay: Weight = 0.0
     epochs: Count = 1
+    batch: Literal["one", "all"] = Field(
+        default="one", description="all: a single step an epoch, on the sum of all demonstrations' losses"
+    )
     loss: Literal["all", "label"] = "all"
     gradient: Literal["full", "layer_causal"] = Field(
         default="full", description="layer_causal: each layer learns from what it and those below it compute (Deutch)"
@@ -78,6 +87,15 @@ class Finetune(Settings):
     projections: Annotated[tuple[Trainable, ...], Field(min_length=1)] = TRAINED
 
     _projections_distinct = field_validator("projections")(_distinct)
+
+    @property
+    def steps_are_nested(self) -> bool:
+        """Whether the first k steps are those of the first k demonstrations alone."""
+        return self.epochs == 1 and self.batch == "one"
+
+    def identity(self) -> dict[str, Any]:
+        """What fingerprints are made of: settings that older versions did not have are left out at their default."""
+        return _without_newer(self.model_dump(mode="json"), type(self)(), _NEWER_FINETUNE)
 
 
 class Split(Settings):
@@ -99,10 +117,8 @@ class SeedSearch(Settings):
 
     @field_validator("slices")
     @classmethod
-    def _growing(cls, slices: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if slices is not None and list(slices) != sorted(set(slices)):
-            raise ValueError(f"slices must grow, found {shown(list(slices))}")
-        return slices
+    def _slices_grow(cls, slices: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        return slices if slices is None else _growing(slices, "slices")
 
 
 class FinetuneSearch(Settings):
@@ -185,9 +201,18 @@ class Measures(Settings):
     influence: Count | None = Field(
         default=None, description="influence of each demonstration, on the first so many examples; None: not measured"
     )
+    shots: tuple[Count, ...] = Field(default=(), description="measured after the first so many demonstrations too")
+    order: Annotated[int, Field(strict=True, ge=0, le=1000)] = Field(
+        default=0, description="how many other orders of the demonstrations the spread over orders is taken of"
+    )
     own: Annotated[OwnMetrics | None, BeforeValidator(_read_own)] = Field(
         default=None, description="a Python file with metrics (docs/own_metric.md)"
     )
+
+    @field_validator("shots")
+    @classmethod
+    def _shots_grow(cls, shots: tuple[int, ...]) -> tuple[int, ...]:
+        return _growing(shots, "shots")
 
     def measured(self, metric: Metric) -> bool:
         """Whether nothing switches the metric off."""
@@ -243,14 +268,27 @@ class Execution(Settings):
         description="a replica that gives no sign of life for so long is ended, and its batch tried elsewhere",
     )
     failures_in_a_row: Count = Field(default=20, description="so many failed seeds one after another stop the run")
+    loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
+        default=(), description="what is told of the search, the headline numbers and the report"
+    )
+
+    _loggers_distinct = field_validator("loggers")(_distinct)
 
     def most_seeds_per_batch(self, on_gpu: bool) -> int:
         """How many seeds go to a replica together; it may measure fewer at once. Beyond these more hardly pay."""
         return (32 if on_gpu else 8) if self.seeds_per_batch == "auto" else self.seeds_per_batch
 
 
-_NEWER_MEASURES = {"margin", "context_weights", "patch", "parts", "outputs", "influence"}
-"""Settings of `measures` that the first version did not have."""
+_NEWER_MEASURES = {"margin", "context_weights", "patch", "parts", "outputs", "influence", "shots", "order"}
+_NEWER_FINETUNE = {"batch"}
+"""Settings of `measures` and of `finetune` that the first version did not have."""
+
+
+def _without_newer(settings: dict[str, Any], defaults: BaseModel, newer: set[str]) -> dict[str, Any]:
+    """Settings of a group without those of the `newer` ones that have their default."""
+    plain = defaults.model_dump(mode="json", include=newer)
+    return {name: value for name, value in settings.items() if name not in newer or value != plain[name]}
+
 
 Kept = Literal["overall", "layers", "heads", "off"]
 """What is kept of every example beside its predictions: overall values, those of layers too, those of heads too."""
@@ -305,7 +343,10 @@ class SweepConfig(Settings):
         task, known = raw["task"], builtin_tasks()
         if isinstance(task, str):
             if task not in known:
-                raise ValueError(f"task {shown(task)} is not one of {', '.join(known)}; a custom task is a mapping")
+                nearest = did_you_mean(task, known)
+                raise ValueError(
+                    f"task {shown(task)} is not one of {', '.join(known)}; a custom task is a mapping{nearest}"
+                )
             task = known[task]
         elif isinstance(task, dict):
             task = {**known.get(str(task.get("name")), {}), **task}
@@ -345,6 +386,10 @@ class SweepConfig(Settings):
                 f"{measured:,} seeds with {controls.number:,} controls are {units:,} measurements, at most "
                 f"{_MOST_UNITS:,} are run at once; take fewer seeds, or controls.seeds"
             )
+        if self.measures.shots and self.measures.shots[-1] > self.demonstrations:
+            raise ValueError(
+                f"measures.shots ends at {self.measures.shots[-1]}, but there are {self.demonstrations} demonstrations"
+            )
         if self.data == "hub" and self.task.hub is None:
             raise ValueError(f"data is 'hub', but the task {shown(self.task.name)} names no hub data set")
         if self.data == "embedded" and self.task.name not in ("sst2", "sst5"):
@@ -357,6 +402,11 @@ class SweepConfig(Settings):
         own = self.measures.own.metrics if self.measures.own else ()
         builtin = map(self.measures.switched, CATALOGUE.values())
         return Catalogue([*(metric for metric in builtin if metric), *own])
+
+    @property
+    def shots(self) -> tuple[int, ...]:
+        """After how many demonstrations it is measured beside all of them, which need no saying."""
+        return tuple(k for k in self.measures.shots if k < self.demonstrations)
 
     def fingerprint(self) -> str:
         """A hash of all settings that a run's numbers can depend on (not of `execution`, `examples` and `name`).
@@ -381,10 +431,8 @@ class SweepConfig(Settings):
 
     def _measured_settings(self) -> dict[str, Any]:
         settings = self.model_dump(mode="json", exclude={"execution", "examples", "name"})
-        defaults = Measures().model_dump(mode="json", include=_NEWER_MEASURES)
-        for name, default in defaults.items():
-            if settings["measures"][name] == default:
-                del settings["measures"][name]
+        settings["measures"] = _without_newer(settings["measures"], Measures(), _NEWER_MEASURES)
+        settings["finetune"] = self.finetune.identity()
         own = settings["measures"].pop("own")
         if own is not None:
             settings["measures"]["own"] = own["source"]

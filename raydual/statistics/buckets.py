@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +17,17 @@ from raydual.settings.controls import report_order
 Key = tuple[str, str]
 """A metric and its condition."""
 
-_COLUMNS = ["seed", "control", "metric", "condition", "layer", "value", "examples", "reason"]
+
+class Variant(NamedTuple):
+    """A control, and after how many demonstrations it was measured."""
+
+    control: str
+    shots: int
+
+
+_COLUMNS = ["seed", "control", "shots", "metric", "condition", "layer", "value", "examples", "reason"]
 _RECORD = np.dtype(
-    [("seed", np.int32), ("control", np.int16), ("layer", np.int16), ("examples", np.int32), ("value", np.float64)]
+    [("seed", np.int32), ("variant", np.int32), ("layer", np.int16), ("examples", np.int32), ("value", np.float64)]
 )
 _SCATTERED_ROWS = 500_000
 _HELD_ROWS = 4_000_000
@@ -28,17 +36,17 @@ _READ_RECORDS = 1_000_000
 
 @dataclass(frozen=True)
 class Values:
-    """A metric under one condition: the value of each control, layer and seed, and which of them were measured.
+    """A metric under one condition: the value of each variant, layer and seed, and which of them were measured.
 
     `examples` is how many are in the overall value.
     """
 
-    controls: Sequence[str]
+    variants: Sequence[Variant]
     layers: Int[np.ndarray, "layers"]
     seeds: Int[np.ndarray, "seeds"]
-    values: Float[np.ndarray, "controls layers seeds"]
-    measured: Bool[np.ndarray, "controls layers seeds"]
-    examples: Int32[np.ndarray, "controls seeds"]
+    values: Float[np.ndarray, "variants layers seeds"]
+    measured: Bool[np.ndarray, "variants layers seeds"]
+    examples: Int32[np.ndarray, "variants seeds"]
 
 
 class Codes:
@@ -98,6 +106,7 @@ class Buckets:
         self.failures: list[tuple[int, str, str]] = []
         self._buckets: dict[Key, Bucket] = {}
         self._seeds, self._controls, self._metrics, self._conditions = Codes(), Codes(), Codes(), Codes()
+        self._variants = Codes()
         self._unscattered: list[tuple[np.ndarray, np.ndarray]] = []
         self._waiting = self._held = 0
         self._finished: set[int] = set()
@@ -120,20 +129,29 @@ class Buckets:
         seeds, place = np.unique(rows["seed"].to_numpy(), return_inverse=True)
         records = np.empty(len(rows), _RECORD)
         records["seed"] = self._seeds.encode(seeds.tolist())[place]
-        records["control"] = self._controls.column(rows["control"])
+        controls = self._controls.column(rows["control"])
+        records["variant"] = self._variant_codes(controls, rows["shots"].to_numpy())
         records["layer"] = rows["layer"].to_numpy()
         records["value"] = rows["value"].to_numpy()
         records["examples"] = rows["examples"].to_numpy()
         metrics = self._metrics.column(rows["metric"])
         self._note_failures(rows, metrics)
         plain = self._controls.of.get(NO_CONTROL, -1)
-        self._finished.update(np.unique(records["seed"][records["control"] == plain]).tolist())
+        self._finished.update(np.unique(records["seed"][controls == plain]).tolist())
         keys = metrics << 16 | self._conditions.column(rows["condition"])
         self._unscattered.append((keys, records))
         self.rows += len(rows)
         self._waiting += len(rows)
         if self._waiting >= _SCATTERED_ROWS:
             self.scatter()
+
+    def _variant_codes(
+        self, controls: Int[np.ndarray, "rows"], shots: Int[np.ndarray, "rows"]
+    ) -> Int[np.ndarray, "rows"]:
+        """The code of each row's variant."""
+        found, place = np.unique(np.stack([controls, shots]), axis=1, return_inverse=True)
+        names = list(self._controls.of)
+        return self._variants.encode([Variant(names[control], k) for control, k in found.T.tolist()])[place.ravel()]
 
     def _note_failures(self, rows: pa.RecordBatch, metrics: Int[np.ndarray, "rows"]) -> None:
         failed = np.flatnonzero(metrics == self._metrics.of.get(FAILED, -1))
@@ -170,35 +188,39 @@ class Buckets:
     def values(self, metric: str, condition: str) -> Values:
         """The values of one metric and condition; of a row that is there twice, the one that was read last."""
         bucket = self._buckets.get((metric, condition), Bucket())
-        controls, layers, seeds = self._present(bucket)
-        # Codes are in the order of reading, places in the order of controls and seeds.
-        control_at, seed_at = _places(controls, len(self._controls.of)), _places(seeds, len(self._seeds.of))
-        values = np.full((len(controls), len(layers), len(seeds)), np.nan)
+        variants, layers, seeds = self._present(bucket)
+        # Codes are in the order of reading, places in the order of variants and seeds.
+        variant_at, seed_at = _places(variants, len(self._variants.of)), _places(seeds, len(self._seeds.of))
+        values = np.full((len(variants), len(layers), len(seeds)), np.nan)
         measured = np.zeros(values.shape, bool)
-        examples = np.zeros((len(controls), len(seeds)), np.int32)
+        examples = np.zeros((len(variants), len(seeds)), np.int32)
         for records in bucket.records():
-            at = control_at[records["control"]], np.searchsorted(layers, records["layer"]), seed_at[records["seed"]]
+            at = variant_at[records["variant"]], np.searchsorted(layers, records["layer"]), seed_at[records["seed"]]
             values[at] = records["value"]
             measured[at] = True
             overall = records["layer"] == OVERALL
             examples[at[0][overall], at[2][overall]] = records["examples"][overall]
-        names = list(self._controls.of)
-        return Values([names[code] for code in controls], layers, self._all_seeds()[seeds], values, measured, examples)
+        names = list(self._variants.of)
+        return Values([names[code] for code in variants], layers, self._all_seeds()[seeds], values, measured, examples)
 
     def _present(
         self, bucket: Bucket
-    ) -> tuple[Int[np.ndarray, "controls"], Int[np.ndarray, "layers"], Int[np.ndarray, "seeds"]]:
-        """The codes of the controls, the layers, and the codes of the seeds that are in a bucket, each in order."""
-        controls: set[int] = set()
+    ) -> tuple[Int[np.ndarray, "variants"], Int[np.ndarray, "layers"], Int[np.ndarray, "seeds"]]:
+        """The codes of the variants, the layers, and the codes of the seeds that are in a bucket, each in order."""
+        variants: set[int] = set()
         layers: set[int] = set()
         seeds = np.zeros(len(self._seeds.of), bool)
         for records in bucket.records():
-            controls.update(np.unique(records["control"]).tolist())
+            variants.update(np.unique(records["variant"]).tolist())
             layers.update(np.unique(records["layer"]).tolist())
             seeds[records["seed"]] = True
-        names, present = list(self._controls.of), np.flatnonzero(seeds)
+        names, present = list(self._variants.of), np.flatnonzero(seeds)
+
+        def in_order(code: int) -> tuple[tuple[int, str], int]:
+            return report_order(names[code].control), -names[code].shots
+
         return (
-            np.array(sorted(controls, key=lambda code: report_order(names[code])), dtype=np.int64),
+            np.array(sorted(variants, key=in_order), dtype=np.int64),
             np.array(sorted(layers), dtype=np.int64),
             present[np.argsort(self._all_seeds()[present])],
         )

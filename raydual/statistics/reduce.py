@@ -22,7 +22,7 @@ from raydual.run_directory.schemas import BOTH
 from raydual.settings.controls import control_named
 from raydual.settings.schema import SweepConfig
 from raydual.statistics.bootstrap import Bootstrap
-from raydual.statistics.buckets import Buckets, Values, gather
+from raydual.statistics.buckets import Buckets, Values, Variant, gather
 from raydual.statistics.by_example import ExampleFile, add_examples
 from raydual.statistics.family import decide
 from raydual.statistics.over_seeds import compare_all, describe_all, holm
@@ -106,7 +106,9 @@ def reduce_run(run: RunDirectory, map_large: Mapper | None = None) -> pa.Table:
         found = list(mapped(function, jobs_of(buckets, config)))
         rows = [row for part in found for row in part.rows]
         compared = [row for part in found for row in part.compared]
-        add_examples(_example_files(run), config.catalogue, rows, compared)
+        # Values by example are kept of all demonstrations alone.
+        of_all = [[row for row in table if row["shots"] == config.demonstrations] for table in (rows, compared)]
+        add_examples(_example_files(run), config.catalogue, *of_all)
         headline = _headline(config, buckets, rows)
     table = pa.Table.from_pylist(rows, schema=SUMMARY)
     run.write_summary(table, pa.Table.from_pylist(compared, schema=COMPARISONS), headline)
@@ -165,7 +167,7 @@ def _pieces(buckets: Buckets, config: SweepConfig) -> Iterator[Piece]:
                 compared,
                 config.measures.margin_of(metric),
                 (*((*base, buckets.values(*base)) for base in baselines), *zero),
-                frozenset(name for name in own.controls if not can_change(metric, condition, name, config)),
+                frozenset(of.control for of in own.variants if not can_change(metric, condition, of.control, config)),
                 metric.bounds[1] if metric.share else None,
             )
 
@@ -177,11 +179,10 @@ def can_change(metric: Metric, condition: str, control: str, config: SweepConfig
 
 def _zero(own: Values) -> Values:
     """0 where the measurement has a value."""
-    measured = [at for at, control in enumerate(own.controls) if control == NO_CONTROL]
+    measured = [at for at, of in enumerate(own.variants) if of.control == NO_CONTROL]
     zero = np.where(np.isnan(own.values[measured]), np.nan, 0.0)
-    return Values(
-        [NO_CONTROL] * len(measured), own.layers, own.seeds, zero, own.measured[measured], own.examples[measured]
-    )
+    variants = [own.variants[at] for at in measured]
+    return Values(variants, own.layers, own.seeds, zero, own.measured[measured], own.examples[measured])
 
 
 def reduce_job(job: Job, bootstrap: Bootstrap, failed: Mapping[str, int]) -> Reduced:
@@ -190,35 +191,35 @@ def reduce_job(job: Job, bootstrap: Bootstrap, failed: Mapping[str, int]) -> Red
 
 
 def _distributions(pieces: Sequence[Piece], bootstrap: Bootstrap, failed: Mapping[str, int]) -> list[Row]:
-    """The summary's rows, in order of piece, control and layer."""
+    """The summary's rows, in order of piece, control, number of demonstrations (all first) and layer."""
     places = [
-        (piece, control, layer)
+        (piece, variant, layer)
         for piece in pieces
-        for control in range(len(piece.own.controls))
+        for variant in range(len(piece.own.variants))
         for layer in range(len(piece.own.layers))
-        if piece.own.measured[control, layer].any()
+        if piece.own.measured[variant, layer].any()
     ]
     samples = [piece.own.values[c, i][piece.own.measured[c, i]] for piece, c, i in places]
     return [
         {
             "metric": piece.metric,
             "condition": piece.condition,
-            "control": piece.own.controls[control],
+            **piece.own.variants[variant]._asdict(),
             "layer": int(piece.own.layers[layer]),
             **asdict(distribution),
-            "failed": failed.get(piece.own.controls[control], 0),
-            **asdict(_share(piece, control, layer)),
+            "failed": failed.get(piece.own.variants[variant].control, 0),
+            **asdict(_share(piece, variant, layer)),
         }
-        for (piece, control, layer), distribution in zip(places, describe_all(samples, bootstrap), strict=True)
+        for (piece, variant, layer), distribution in zip(places, describe_all(samples, bootstrap), strict=True)
     ]
 
 
-def _share(piece: Piece, control: int, layer: int) -> Both:
+def _share(piece: Piece, variant: int, layer: int) -> Both:
     """What the shares of seeds alone say of other examples."""
     if piece.whole is None or piece.own.layers[layer] != OVERALL:
         return Both()
-    values = piece.own.values[control, layer]
-    return Both(*(of_seeds(values, piece.own.examples[control], piece.whole) or ()))
+    values = piece.own.values[variant, layer]
+    return Both(*(of_seeds(values, piece.own.examples[variant], piece.whole) or ()))
 
 
 @dataclass(frozen=True)
@@ -268,7 +269,7 @@ def _comparisons(pieces: Sequence[Piece], bootstrap: Bootstrap) -> list[Row]:
     found = iter(compare_all(differences, bootstrap))
     rows: list[Row] = []
     for piece, of_piece in zip(pieces, families, strict=True):
-        against_controls: list[Compared] = []
+        against_controls: dict[int, list[Compared]] = {}
         for family in of_piece:
             compared: list[Compared] = [
                 (
@@ -286,11 +287,12 @@ def _comparisons(pieces: Sequence[Piece], bootstrap: Bootstrap) -> list[Row]:
             overall = [one for one in compared if one[0]["layer"] == OVERALL]
             _correct([one for one in compared if one[0]["layer"] != OVERALL], piece.margin, bootstrap.seed)
             if family.of_control:
-                against_controls += overall
+                against_controls.setdefault(family.names["shots"], []).extend(overall)
             else:
                 _correct(overall, piece.margin, bootstrap.seed)
             rows += [row for row, _ in compared]
-        _correct(against_controls, piece.margin, bootstrap.seed)
+        for compared in against_controls.values():
+            _correct(compared, piece.margin, bootstrap.seed)
     return rows
 
 
@@ -306,34 +308,34 @@ def _correct(compared: Sequence[Compared], margin: float, seed: int | list[int])
 
 
 def _against_baselines(piece: Piece) -> Iterator[Family]:
-    """A metric beside each baseline of the same control; label splits have none."""
+    """A metric beside each baseline of the same control and demonstrations; label splits have none."""
     for baseline, condition, base in piece.baselines:
-        for at, control in enumerate(piece.own.controls):
-            if control in base.controls:
-                names = _names(piece, control, baseline, condition, control)
-                yield Family(names, *_paired(piece.own, at, base, base.controls.index(control)))
+        for at, variant in enumerate(piece.own.variants):
+            if variant in base.variants:
+                names = _names(piece, variant, baseline, condition, variant.control)
+                yield Family(names, *_paired(piece.own, at, base, base.variants.index(variant)))
 
 
 def _against_controls(piece: Piece) -> Iterator[Family]:
-    """The measurement beside every control."""
+    """The measurement beside every control, both after as many demonstrations."""
     own = piece.own
-    if not piece.compared or NO_CONTROL not in own.controls:
-        return
-    plain = own.controls.index(NO_CONTROL)
-    for at, control in enumerate(own.controls):
-        if control != NO_CONTROL:
-            names = _names(piece, NO_CONTROL, piece.metric, piece.condition, control)
-            yield Family(names, *_paired(own, plain, own, at), control not in piece.equal)
+    for at, (control, shots) in enumerate(own.variants if piece.compared else ()):
+        plain = Variant(NO_CONTROL, shots)
+        if control != NO_CONTROL and plain in own.variants:
+            names = _names(piece, plain, piece.metric, piece.condition, control)
+            values = _paired(own, own.variants.index(plain), own, at)
+            yield Family(names, *values, control not in piece.equal)
 
 
-def _names(piece: Piece, control: str, baseline: str, baseline_condition: str, baseline_control: str) -> Row:
+def _names(piece: Piece, variant: Variant, baseline: str, baseline_condition: str, baseline_control: str) -> Row:
     return {
         "metric": piece.metric,
         "condition": piece.condition,
         "baseline": baseline,
         "baseline_condition": baseline_condition,
-        "control": control,
+        "control": variant.control,
         "baseline_control": baseline_control,
+        "shots": variant.shots,
     }
 
 
@@ -362,7 +364,7 @@ def _headline(config: SweepConfig, buckets: Buckets, rows: list[Row]) -> Row:
         "metrics": [
             {"label": catalogue[row["metric"]].label} | {key: _plain(row[key]) for key in kept} | _intervals(row)
             for row in rows
-            if row["layer"] == OVERALL
+            if row["layer"] == OVERALL and row["shots"] == config.demonstrations
         ],
     }
 

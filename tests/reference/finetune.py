@@ -13,7 +13,10 @@ from .prompts import Tokens
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """The settings of section 2; `loss`: `all` tokens or the `label` word's alone; `gradient`: full or layer_causal."""
+    """The settings of section 2.
+
+    `loss`: `all` tokens or the `label` word's alone; `gradient`: full or layer_causal; `batch`: one or all.
+    """
 
     optimizer: str = "sgd"
     learning_rate: float = 5e-4
@@ -22,6 +25,7 @@ class FinetuneSettings:
     loss: str = "all"
     projections: tuple[str, ...] = ("k_proj", "v_proj")
     gradient: str = "full"
+    batch: str = "one"
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,16 @@ class TrainingRecord:
 
 @dataclass(frozen=True)
 class Finetuned:
-    """The tuned copy, one record for each training example (last epoch), and the loss of every step."""
+    """The tuned copy, one record for each training example (last epoch), and the loss of every step.
+
+    `still`: all examples of an epoch were seen by the same weights.
+    """
 
     model: PreTrainedModel
     records: list[TrainingRecord]
     losses: list[float]
     trains_queries: bool
+    still: bool = False
 
 
 def finetune(
@@ -54,13 +62,17 @@ def finetune(
     records: list[TrainingRecord] = []
     losses = []
     for _ in range(settings.epochs):
-        records = []
-        for example, start in zip(examples, label_from, strict=True):
-            loss, record = step(tuned, optimizer, example, targets(example, start, settings.loss), settings.gradient)
-            losses.append(loss)
-            records.append(record)
+        counted = [targets(example, start, settings.loss) for example, start in zip(examples, label_from, strict=True)]
+        if settings.batch == "all":
+            found = full_step(tuned, optimizer, examples, counted, settings.gradient)
+        else:
+            pairs = zip(examples, counted, strict=True)
+            found = [step(tuned, optimizer, example, labels, settings.gradient) for example, labels in pairs]
+        losses += [loss for loss, _ in found]
+        records = [record for _, record in found]
     tuned.requires_grad_(False)
-    return Finetuned(tuned, records, losses, "q_proj" in settings.projections)
+    trains_queries = "q_proj" in settings.projections and settings.batch == "one"
+    return Finetuned(tuned, records, losses, trains_queries, settings.batch == "all")
 
 
 def trainable(model: PreTrainedModel, projections: tuple[str, ...]) -> list[torch.nn.Parameter]:
@@ -94,6 +106,35 @@ def step(
 ) -> tuple[float, TrainingRecord]:
     """One forward, backward and update; what is recorded is what the forward saw, before the update."""
     optimizer.zero_grad()
+    found = backward(model, example, labels, gradient)
+    optimizer.step()
+    return found
+
+
+def full_step(
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    examples: list[Tokens],
+    labels: list[list[int]],
+    gradient: str,
+) -> list[tuple[float, TrainingRecord]]:
+    """A single update by the sum of all examples' gradients, each taken at the weights before it."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    sums = [torch.zeros_like(parameter) for parameter in parameters]
+    found = []
+    for example, counted in zip(examples, labels, strict=True):
+        optimizer.zero_grad()
+        found.append(backward(model, example, counted, gradient))
+        for total, parameter in zip(sums, parameters, strict=True):
+            total += parameter.grad
+    for total, parameter in zip(sums, parameters, strict=True):
+        parameter.grad = total
+    optimizer.step()
+    return found
+
+
+def backward(model: PreTrainedModel, example: Tokens, labels: list[int], gradient: str) -> tuple[float, TrainingRecord]:
+    """One forward and backward; what is recorded is what the forward saw."""
     device = model.device
     with watched(model) as seen:
         output = model(
@@ -106,7 +147,6 @@ def step(
         output.loss.backward()
     else:
         layer_causal_gradients(model, output.hidden_states, output.loss, labels)
-    optimizer.step()
     query = np.stack([array(layer[0]) for layer in seen["query"]])
     normed = np.stack([array(layer[0].flatten(1)) for layer in seen["query_normed"]])
     attn_in = np.stack([array(layer[0]) for layer in seen["attn_in"]])

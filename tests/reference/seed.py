@@ -356,14 +356,17 @@ def training_vectors(seed: SeedRecord, field: str) -> list[np.ndarray]:
     """A field of every training example; in the first layer one token has one, to the last bit.
 
     The first layer's depend on the token alone and are not trained, so equal tokens are ties, which rounding
-    must not break.
+    must not break. Where the weights stood still, those of the other layers depend on the example's tokens so far.
     """
     first: dict[int, np.ndarray] = {}
+    followed: dict[tuple[int, ...], np.ndarray] = {}
     result = []
     for tokens, trained in zip(seed.demonstrations, seed.finetuned.records, strict=True):
         vectors = getattr(trained, field).copy()
         for i, token in enumerate(tokens.ids):
             vectors[0, i] = first.setdefault(token, vectors[0, i].copy())
+            if seed.finetuned.still:
+                vectors[1:, i] = followed.setdefault(tuple(tokens.ids[: i + 1]), vectors[1:, i].copy())
         result.append(vectors)
     return result
 
