@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from raydual.catalogue.entries import OVERALL
 from raydual.one_seed.laboratory import Laboratory
-from raydual.report import write_report
+from raydual.report import theme, write_report
 from raydual.report.standing import ABOVE, BELOW, EQUIVALENT, SIGNS, UNDECIDED, UNTELLABLE, UNTESTED, verdict
 from raydual.run_directory.directory import RunDirectory, measurement_table
 from raydual.settings.controls import MEASUREMENT, control_named
@@ -184,3 +184,31 @@ def test_on_an_untrained_model_the_report_says_that_nothing_was_learnt(tmp_path)
     text = text_of(run)
     assert "No similarity is shown to be above all of its nulls and controls" in text
     assert "Above every null" not in text
+
+
+def contrast(first, second):
+    """The contrast of two colours, as WCAG 2 defines it."""
+
+    def luminance(colour):
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(first), luminance(second)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("colours", [theme.LIGHT, theme.DARK], ids=["light", "dark"])
+def test_colours_can_be_told_from_their_ground(colours):
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#dddddd", "#ffffff") < 3
+    for ground in ("card", "page", "soft"):
+        for text in ("ink", "muted", "accent"):
+            assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+    for mark in ("main", "second", "third", "icl", "ft", "zsl", "null", "axis", "warn"):
+        assert contrast(colours[mark], colours["card"]) >= 3, mark
+
+
+def test_no_two_series_of_a_kind_are_told_by_colour_alone():
+    for kind in (theme._COMPARISONS, theme._NULLS, theme._VARIANTS, tuple(theme.OF_CONDITION.values())):
+        assert len({(look.shape, look.dash) for look in kind}) == len(kind)

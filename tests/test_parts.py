@@ -65,7 +65,7 @@ def split(tiny_directory):
     measurer = SeedMeasurer(loaded, queries, config)
     chunk = measurer.chunks[0]
     with torch.inference_mode():
-        prefix, _ = measurer.encode(sets)
+        prefix = measurer.encode(sets)
         rows = chunk.in_context.repeat(len(sets))
         recorder = Recorder(("context_mass", "context_update", *PART_FIELDS), rows.last)
         hidden_states(loaded.model, rows, prefix, recorder)

@@ -15,12 +15,12 @@ from raydual.report import write_report
 from raydual.report.__main__ import main
 from raydual.report.console import headline_lines
 from raydual.report.words import digits_of, number
-from raydual.run_directory.directory import FAILED, MEASUREMENTS, RunDirectory
+from raydual.run_directory.directory import FAILED, MEASUREMENTS, RunDirectory, measurement_table
 from raydual.statistics.reduce import reduce_run
 
 from .default_catalogue import CATALOGUE
 from .pages import Page, without_pictures, without_scripts
-from .synthetic import REASON, synthetic_run
+from .synthetic import REASON, synthetic_rows, synthetic_run
 
 pytestmark = pytest.mark.long
 
@@ -235,6 +235,17 @@ def test_text_of_the_users_is_no_markup(tmp_path):
     assert "<script>{text}" not in page
 
 
+@pytest.mark.parametrize("model", ["embedded", "Qwen/Qwen3-0.6B-Base"])
+def test_the_report_says_on_top_that_the_embedded_model_is_a_toy_and_of_others_it_does_not(tmp_path, model):
+    run = synthetic_run(tmp_path / "r", 2, 1, ())
+    stored = run.config_file.read_text(encoding="utf-8")
+    run.config_file.write_text(stored.replace("model: embedded", f"model: {model}"), encoding="utf-8")
+    page = report_of(run)
+    said = "its numbers say nothing about language models"
+    assert page.count(said) == (model == "embedded")
+    assert said not in page[page.index("What was found") :]
+
+
 def test_the_console_has_a_line_for_each_headline_number(run):
     lines = list(headline_lines(run))
     headline = [(m, c) for m in CATALOGUE.values() if m.headline for c in m.conditions]
@@ -300,3 +311,43 @@ def test_every_metric_of_the_catalogue_can_be_looked_up(run):
     page = run.report_file.read_text(encoding="utf-8")
     for metric in CATALOGUE.values():
         assert html.escape(metric.description, quote=False).replace("'", "&#39;") in page
+
+
+# Several runs
+
+
+def test_runs_are_compared_from_their_files_which_stay_as_they_are(tmp_path, capsys):
+    runs = [synthetic_run(tmp_path / name, 8, 2, (), manifest=False, name=name) for name in ("one", "two")]
+    for file in runs[1].measurements.glob("*.parquet"):
+        file.unlink()
+    rows = [{**row, "value": row["value"] + 0.2} for row in synthetic_rows(8, 2, ()) if row["seed"] != 5]
+    runs[1].write_measurements(measurement_table(rows))
+    for run in runs:
+        reduce_run(run)
+    before = [sorted((path, path.stat().st_mtime_ns) for path in run.path.rglob("*")) for run in runs]
+    assert main([*(str(run.path) for run in runs), "--into", str(tmp_path / "both")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "both" / "report.html")
+    page = Page((tmp_path / "both" / "report.html").read_text(encoding="utf-8"))
+    assert "2 runs: run one, two." in page.text
+    assert re.search(r"SimDual, in-context against fine-tuned: from [^;]* at run one to [^;]* at two ", page.text)
+    assert re.search(r"run two .*? 0\.200 ▲ above .{0,40}\(p = 0\.\d+\), n = 7", page.text)
+    assert page.loads == page.links[:0]
+    assert before == [sorted((path, path.stat().st_mtime_ns) for path in run.path.rglob("*")) for run in runs]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("a", "b"), "with --into DIR"),
+        (("a", "a", "--into", "c"), "named twice"),
+        (("a", "b", "--into", "c"), "b: not"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_a_line(tmp_path, capsys, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    reduce_run(synthetic_run("a", 2, 1, ()))
+    assert main(list(arguments)) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert len(told.splitlines()) == 1
+    assert not (tmp_path / "c").exists()

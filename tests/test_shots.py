@@ -148,11 +148,13 @@ def test_the_first_demonstrations_are_the_beginning_of_the_prompt_and_are_not_pa
     measurer, sets = context_of(loaded, study_of(config, tiny_examples()))
     assert len(measurer.queries.separator) == of_its_own
     with torch.inference_mode():
-        whole = Context.of(loaded.model, measurer._prompts(sets))
+        separator = measurer.queries.separator
+        whole = Context.of(loaded.model, sets, separator)
         monkeypatch.setattr(shots_module, "encode_prefix", None)
         for place, k in enumerate(SHOTS):
-            prompts = measurer._prompts([one.shorter[place] for one in sets])
-            found = whole.first(loaded.model, prompts)
+            shorter = [one.shorter[place] for one in sets]
+            prompts = [np.concatenate([one.prefix, separator]) for one in shorter]
+            found = whole.first(loaded.model, shorter, separator)
             assert found.prefix.lengths.tolist() == [len(prompt) for prompt in prompts]
             for one, prompt in zip(sets, prompts, strict=True):
                 assert one.prefix[: len(prompt)].tolist() == prompt.tolist()

@@ -22,7 +22,7 @@ def report(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN_DIR...",
+            metavar="RUN_DIR",
             help="A run directory, wherever it lies now: a path, s3://BUCKET/PATH or gs://…; several are compared, "
             "which needs --into.",
         ),
@@ -36,7 +36,7 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Make a run directory's summary and report again, or compare several from their files.
+    """Make the report of a run again, or compare runs.
 
     The last line is the path of the report.
     """

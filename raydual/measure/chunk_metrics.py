@@ -83,7 +83,8 @@ def exact_updates(found: Recordings) -> Layers:
 @of_recordings(CATALOGUE["simdw"])
 def relaxed_updates(found: Recordings) -> Layers:
     """SimΔW."""
-    return simdw(found.model, found.chunk, found.stacks, found.context_updates)
+    inputs = found.query_inputs.of(found.chunk)
+    return simdw(found.model, found.chunk, inputs, found.stacks, found.context_updates)
 
 
 @of_recordings(CATALOGUE["lambda"])

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from raydual.data.prompts import Queries
 from raydual.model.attention import Prefix
-from raydual.model.passes import Rows, hidden_states, logits
+from raydual.model.passes import Rows, logits, states_at
 from raydual.model.recording import Recorder
 
 
@@ -93,25 +93,23 @@ def run_condition(
     prefix: Prefix | None = None,
     recorder: Recorder | None = None,
     keep_next_token: bool = False,
+    packed: bool = True,
 ) -> Outcome:
     """Pass `rows` through the model, after `prefix` if there is one, and record at each row's last token.
 
     What is recorded are `fields`, or what a `recorder` made for these rows asks for. `keep_next_token` keeps the
-    log-probabilities of the whole vocabulary.
+    log-probabilities of the whole vocabulary. Rows are not `packed` for what needs gradients, or changes modules at the
+    rows' last tokens.
     """
     if recorder is None and fields:
         recorder = Recorder(fields, rows.last)
-    states = hidden_states(model, rows, prefix, recorder)
-    log_probs = logits(model, _at(states, rows.last)).log_softmax(dim=-1)
+    states = states_at(model, rows, rows.last[:, None], prefix, recorder, packed)[:, 0]
+    log_probs = logits(model, states).log_softmax(dim=-1)
     scores = torch.stack(
-        [_word_score(model, rows, log_probs[:, word[0]], word, prefix) for word in label_tokens], dim=1
+        [_word_score(model, rows, log_probs[:, word[0]], word, prefix, packed) for word in label_tokens], dim=1
     )
     recorded = {} if recorder is None else {name: recorder.result(name) for name in recorder.fields}
     return Outcome(recorded, scores, log_probs.argmax(dim=-1), log_probs if keep_next_token else None)
-
-
-def _at(states: Tensor, index: Int[Tensor, "rows"]) -> Tensor:
-    return states[torch.arange(len(states), device=states.device), index]
 
 
 def _word_score(
@@ -120,6 +118,7 @@ def _word_score(
     first: Float[Tensor, "rows"],
     word: Sequence[int],
     prefix: Prefix | None,
+    packed: bool,
 ) -> Float[Tensor, "rows"]:
     """Mean log-probability of a label word's tokens; those after the first are scored by teacher forcing."""
     if len(word) == 1:
@@ -129,9 +128,9 @@ def _word_score(
     places = rows.lengths[:, None] + torch.arange(extra, device=ids.device)
     forced = torch.tensor(list(word[:-1]), device=ids.device).expand(len(ids), -1)
     extended = Rows(ids.scatter(1, places, forced), rows.lengths + extra)
-    states = hidden_states(model, extended, prefix)
+    states = states_at(model, extended, places, prefix, packed=packed)
     total = first
     for offset, token in enumerate(word[1:]):
-        log_probs = logits(model, _at(states, rows.lengths + offset)).log_softmax(dim=-1)
+        log_probs = logits(model, states[:, offset]).log_softmax(dim=-1)
         total = total + log_probs[:, token]
     return total / len(word)

@@ -165,7 +165,7 @@ class Influence:
     def _margin_factors(self, chunk: Chunk) -> Factors:
         """The gradient of each query's zero-shot margin, in factors."""
         with watching(self._linears) as watch:
-            outcome = run_condition(self.model, chunk.alone, self.queries.label_tokens)
+            outcome = run_condition(self.model, chunk.alone, self.queries.label_tokens, packed=False)
             return watch.factors(margin(outcome.scores, chunk.labels).sum())
 
     @record_function("influence")

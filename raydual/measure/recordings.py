@@ -16,7 +16,7 @@ from raydual.catalogue.marks import FIELDS, IN_CONTEXT_FIELDS, Measure
 from raydual.measure.call import arrays
 from raydual.measure.conditions import Chunk, Outcome
 from raydual.measure.keyed_noise import keyed_noise, stream_of
-from raydual.measure.weight_updates import DualRecorder
+from raydual.measure.weight_updates import DualRecorder, QueryInputs
 from raydual.model.stacked import Stacks
 from raydual.settings.schema import Measures
 
@@ -89,7 +89,8 @@ class Recordings:
     `seeds` `[G]`, of which those are `sound` `[G]` whose fine-tuning did not diverge; `zsl` has one seed, that
     broadcasts, `icl` and `ft` have G, and so has `patch`, where it is measured. `simdual` `[G, n, layers]` are the
     cosines of the exact updates, which are taken in the in-context pass; `stacks` the fine-tuned projections;
-    `context_updates` ΔW_ICL in each layer `[G, kv_heads, head_dim, head_dim]`.
+    `context_updates` ΔW_ICL in each layer `[G, kv_heads, head_dim, head_dim]`; `query_inputs` the zero-shot attention
+    inputs of all tokens.
     """
 
     chunk: Chunk
@@ -102,6 +103,7 @@ class Recordings:
     model: PreTrainedModel
     stacks: Stacks
     context_updates: Sequence[Tensor]
+    query_inputs: QueryInputs
     simdual: Float[Tensor, "G n layers"]
     patch: Pass | None = None
     _made: dict[Callable[..., Any], Any] = field(default_factory=dict, repr=False, compare=False)

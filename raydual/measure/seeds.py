@@ -3,7 +3,7 @@
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -18,16 +18,17 @@ from raydual.data.prompts import DemonstrationSet, Queries
 from raydual.measure.conditions import Chunk, Outcome, make_chunks, run_condition
 from raydual.measure.examples import Found, example_table
 from raydual.measure.functions import functions_of
+from raydual.measure.gathering import ChunkOrder, ExampleValues, Gathered
 from raydual.measure.influence import Influence, Influences, influence_values
 from raydual.measure.nulls import SeedValues, drawn_values
 from raydual.measure.order import seed_orders
-from raydual.measure.patch_arm import PatchArm, SeedPatch, patch_values
-from raydual.measure.prediction_metrics import Predictions, SeedPredictions, predicted_values
+from raydual.measure.patch_arm import PatchArm, patch_values
+from raydual.measure.prediction_metrics import predicted_values
 from raydual.measure.rank_metrics import Training, rank_metrics, training_tokens
 from raydual.measure.recordings import Pass, Recordings, recorded_fields, recorded_values
 from raydual.measure.rows import Row, example_row, failure_row, layer_rows, value_row
 from raydual.measure.shots import Context, by_shots, tune_by_shots, undefined
-from raydual.measure.weight_updates import DualRecorder, context_updates
+from raydual.measure.weight_updates import DualRecorder, QueryInputs, context_updates
 from raydual.model.anatomy import ATTENTION, KEY, MLP, QUERY
 from raydual.model.attention import Prefix
 from raydual.model.finetune import Tuned
@@ -46,34 +47,6 @@ class ZeroShot:
     """
 
     chunks: tuple[Outcome, ...]
-
-
-@dataclass(frozen=True)
-class _Examples:
-    """What every example gave: values `[G, examples, layers]`, those of heads where they are kept, predictions.
-
-    `patches` are the seeds' patches, where they are measured.
-    """
-
-    values: dict[Key, np.ndarray]
-    heads: dict[Key, np.ndarray]
-    predictions: list[SeedPredictions]
-    patches: list[SeedPatch]
-
-
-@dataclass
-class _Gathered:
-    """Chunks of values as they come: of layers, and on the host those of heads if they are to be kept."""
-
-    with_heads: bool
-    values: dict[Key, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
-    heads: dict[Key, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
-
-    def add(self, key: Key, value: Tensor) -> None:
-        """Take in `[G, n]`, `[G, n, layers]` or `[G, n, layers, heads]`; a layer's value is the mean of its heads."""
-        if value.ndim == 4 and self.with_heads:
-            self.heads[key].append(value.cpu())
-        self.values[key].append(value.mean(dim=-1) if value.ndim == 4 else value)
 
 
 class SeedMeasurer:
@@ -105,7 +78,8 @@ class SeedMeasurer:
         if self.fitted_on:
             self.fields["icl"] = tuple(dict.fromkeys((*self.fields["icl"], "hidden")))
         self.chunks = make_chunks(queries, config.execution.batch_size, loaded.device)
-        self.order = np.argsort(np.concatenate([chunk.index for chunk in self.chunks]))
+        self.places = ChunkOrder(np.argsort(np.concatenate([chunk.index for chunk in self.chunks])))
+        self.inputs = QueryInputs(self.model, self.chunks)
         self._shared = zero_shot
 
     @cached_property
@@ -129,6 +103,7 @@ class SeedMeasurer:
                 self.queries.label_tokens,
                 self.fields[condition],
                 keep_next_token=self.config.measures.outputs and condition != "zsl",
+                packed=condition != "patch",
             )
 
     def measure(
@@ -197,7 +172,7 @@ class SeedMeasurer:
         sound = moved[every].finite.tolist()
         rows = [failure_row(seed, diverged) for seed, finite in zip(seeds, sound, strict=True) if not finite]
         with torch.inference_mode():
-            whole = Context.of(self.model, self._prompts(sets), _kinds(sets, self.queries))
+            whole = Context.of(self.model, sets, self.queries.separator)
         of_all: dict[int, list[Row]] = {}
         tables: list[pa.Table] = []
         for k, some in by_shots(sets).items():
@@ -205,7 +180,7 @@ class SeedMeasurer:
             if k == every and self.config.measures.influence:
                 influences = self.influences(sets, settings, others, at_random, self.config.measures.influence)
                 measured = influence_values(self._of("influence"), influences, seeds, noise_seed)
-                examples.values.update({key: self._by_chunk(x) for key, x in measured.items()})
+                examples.values.update({key: self.places.by_chunk(x) for key, x in measured.items()})
             finite = [there and here for there, here in zip(sound, moved[k].finite.tolist(), strict=True)]
             groups = np.flatnonzero(finite).tolist()
             values = {group: self._values_of(seeds[group], examples, group) for group in groups}
@@ -223,14 +198,14 @@ class SeedMeasurer:
                 rows += [value_row(seed, *value) for value in predicted_values(functions, found_of)]
         return Found([row if row["shots"] else {**row, "shots": every} for row in rows], tables)
 
-    def _after(self, sets: list[DemonstrationSet], own: Tuned, moved: Tuned, whole: Context) -> _Examples:
+    def _after(self, sets: list[DemonstrationSet], own: Tuned, moved: Tuned, whole: Context) -> ExampleValues:
         """What examples give with demonstrations that are the first ones, or all, of the `whole`."""
         training = training_tokens(sets, own, self.config.measures.query_field)
         with torch.inference_mode():
-            context = whole.first(self.model, self._prompts(sets), _kinds(sets, self.queries))
+            context = whole.first(self.model, sets, self.queries.separator)
         return self._examples(context, training, moved)
 
-    def _rows(self, seed: int, examples: _Examples, group: int, values: Mapping[Key, np.ndarray]) -> list[Row]:
+    def _rows(self, seed: int, examples: ExampleValues, group: int, values: Mapping[Key, np.ndarray]) -> list[Row]:
         """The rows of one seed, which is the `group`-th of what examples gave, `values` among that."""
         predictions = predicted_values(self._of("predictions"), examples.predictions[group])
         rows = [value_row(seed, *value) for value in predictions]
@@ -238,36 +213,24 @@ class SeedMeasurer:
             rows += layer_rows(seed, metric, condition, x) if x.ndim == 2 else [example_row(seed, metric, condition, x)]
         return rows
 
-    def _values_of(self, seed: int, examples: _Examples, group: int) -> dict[Key, np.ndarray]:
+    def _values_of(self, seed: int, examples: ExampleValues, group: int) -> dict[Key, np.ndarray]:
         """The values of one seed's examples, drawn ones and those of its patch too."""
         of_seed = {key: found[group] for key, found in examples.values.items()}
         of_patch = patch_values(self._of("patches"), examples.patches[group]) if examples.patches else {}
         return of_seed | self._drawn(seed, of_seed) | of_patch
 
-    def _table(self, seed: int, examples: _Examples, group: int, values: Mapping[Key, np.ndarray]) -> pa.Table:
+    def _table(self, seed: int, examples: ExampleValues, group: int, values: Mapping[Key, np.ndarray]) -> pa.Table:
         """A seed's rows of `examples/`, in the order of the measured set."""
         # What is of a patch alone has no examples.
         patched = {one.metric.name for one in self._of("patches")}
-        values = {
-            key: self._by_place(x) for key, x in values.items() if key[0] not in patched or len(x) == len(self.order)
-        }
+        count = len(self.queries)
+        kept = {key: x for key, x in values.items() if key[0] not in patched or len(x) == count}
+        values = {key: self.places.by_place(x) for key, x in kept.items()}
         heads = {key: found[group] for key, found in examples.heads.items()}
         return example_table(
             seed, examples.predictions[group], values, heads,
             self.config.task.label_words, self.config.catalogue, self.config.examples,
         )  # fmt: skip
-
-    def _by_place(self, x: np.ndarray) -> np.ndarray:
-        """Values in the order of the set, where only the first examples have them, and so are in that of the chunks."""
-        if len(x) == len(self.order):
-            return x
-        places = np.argsort(self.order)
-        return x[np.argsort(places[places < len(x)])]
-
-    def _by_chunk(self, x: np.ndarray) -> np.ndarray:
-        """Values `[G, n]` of the first n examples, in the order of the chunks."""
-        places = np.argsort(self.order)
-        return x[:, places[places < x.shape[1]]]
 
     def influences(
         self,
@@ -284,10 +247,10 @@ class SeedMeasurer:
         return measurer.measure(sets, tuned_on, at_random)
 
     @torch.inference_mode()
-    def _examples(self, context: Context, training: list[Training], tuned: Tuned) -> _Examples:
+    def _examples(self, context: Context, training: list[Training], tuned: Tuned) -> ExampleValues:
         contexts = context_updates(self.model, context.inputs, context.real)
         arm = self._fitted(context.prefix, tuned)
-        gathered, outcomes = _Gathered(self.config.examples == "heads"), defaultdict(list)
+        gathered, outcomes = Gathered(self.config.examples == "heads"), defaultdict(list)
         for chunk, passes, simdual in self.passes(context.prefix, tuned, arm):
             for name, outcome in passes.items():
                 shape = (-1, len(chunk.index))
@@ -296,15 +259,10 @@ class SeedMeasurer:
             for key, value in self._values(chunk, passes, simdual, training, tuned, contexts).items():
                 gathered.add(key, value)
             PULSE.done += len(training) / (len(self.chunks) + 1) / (1 + len(self.config.shots))
-        predicted = {name: self._predictions(of, len(training)) for name, of in outcomes.items()}
-        gold, labels = np.asarray(self.queries.labels), len(self.queries.label_tokens)
-        predictions = [
-            SeedPredictions(**{name: of[group] for name, of in predicted.items()}, gold=gold, labels=labels)
-            for group in range(len(training))
-        ]
-        return _Examples(
-            self._in_order(gathered.values), self._in_order(gathered.heads), predictions,
-            arm.found(self.order) if arm else [],
+        predictions = self.places.predictions(outcomes, self.queries, len(training))
+        return ExampleValues(
+            self.places.in_order(gathered.values), self.places.in_order(gathered.heads), predictions,
+            arm.found(self.places.order) if arm else [],
         )  # fmt: skip
 
     def _fitted(self, prefix: Prefix, tuned: Tuned) -> PatchArm | None:
@@ -332,7 +290,19 @@ class SeedMeasurer:
         def recorded(functions: Sequence[Measure], zsl: Pass) -> dict[Key, Tensor]:
             # Made anew for each use, so that what it shares between metrics is let go of.
             found = Recordings(
-                chunk, seeds, tuned.finite, zsl, icl, ft, measures, self.model, tuned.stacks, contexts, simdual, patch
+                chunk,
+                seeds,
+                tuned.finite,
+                zsl,
+                icl,
+                ft,
+                measures,
+                self.model,
+                tuned.stacks,
+                contexts,
+                self.inputs,
+                simdual,
+                patch,
             )
             return recorded_values(functions, found)
 
@@ -349,11 +319,7 @@ class SeedMeasurer:
 
     def encode(self, sets: Sequence[DemonstrationSet]) -> Prefix:
         """The shared prefixes of seeds."""
-        return Context.of(self.model, self._prompts(sets), _kinds(sets, self.queries)).prefix
-
-    def _prompts(self, sets: Sequence[DemonstrationSet]) -> list[np.ndarray]:
-        """What stands before the queries of each seed."""
-        return [np.concatenate([s.prefix, self.queries.separator]) for s in sets]
+        return Context.of(self.model, sets, self.queries.separator).prefix
 
     def passes(
         self, prefix: Prefix, tuned: Tuned, arm: PatchArm | None = None
@@ -390,26 +356,9 @@ class SeedMeasurer:
             )
         return outcome, torch.stack(recorder.simdual, dim=-1).view(count, len(chunk.index), -1)
 
-    def _in_order(self, values: Mapping[Key, list[Tensor]]) -> dict[Key, np.ndarray]:
-        """Chunks joined along the examples, in the order of the set where all are there, in float64 on the host."""
-        joined = {key: torch.cat(parts, dim=1).double().cpu().numpy() for key, parts in values.items()}
-        return {key: x[:, self.order] if x.shape[1] == len(self.order) else x for key, x in joined.items()}
-
-    def _predictions(self, outcomes: list[tuple[Tensor, Tensor, Tensor]], count: int) -> list[Predictions]:
-        """Each seed's predictions, from the labels and greedy tokens `[1 or G, n]`, and the scores, of every chunk."""
-        parts = zip(*outcomes, strict=True)
-        whole = [torch.cat(part, dim=1).cpu().numpy()[:, self.order] for part in parts]
-        labels, greedy, scores = (np.broadcast_to(x, (count, *x.shape[1:])) for x in whole)
-        gold = np.asarray(self.queries.labels)
-        gold_tokens = np.asarray([word[0] for word in self.queries.label_tokens])[gold]
-        return [
-            Predictions(found, found == gold, tokens == gold_tokens, of_labels)
-            for found, tokens, of_labels in zip(labels, greedy, scores, strict=True)
-        ]
-
     def _drawn(self, seed: int, values: dict[Key, np.ndarray]) -> dict[Key, np.ndarray]:
         """The nulls that are drawn from the values of a seed."""
-        shape = (len(self.order), self.model.config.num_hidden_layers)
+        shape = (len(self.places.order), self.model.config.num_hidden_layers)
         found = SeedValues(values, shape, self.model.config.hidden_size)
         return drawn_values(self._of("values"), found, self.config.measures.noise_seed, seed)
 
@@ -428,11 +377,6 @@ def _keep_untouched(changed: Outcome, zsl: Outcome, trained: Sequence[str]) -> N
             same = zsl.fields[name][:, 0]
             count = len(changed.fields[name]) // len(same)
             changed.fields[name][:, 0] = same.repeat(count, *[1] * (same.ndim - 1))
-
-
-def _kinds(sets: Sequence[DemonstrationSet], queries: Queries) -> list[np.ndarray]:
-    """What each token before the queries of each seed is."""
-    return [one.parts.followed_by(len(queries.separator)).kind for one in sets]
 
 
 def too_long(demonstrations: DemonstrationSet, queries: Queries, limit: int) -> str | None:

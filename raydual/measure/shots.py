@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -54,31 +54,45 @@ class Context:
     real: Bool[Tensor, "G prefix"]
 
     @classmethod
-    def of(cls, model: PreTrainedModel, prompts: Iterable[np.ndarray], kinds: Sequence[np.ndarray]) -> "Context":
-        """One pass over all prompts; `kinds` say of each token what it is (`catalogue/parts.py`)."""
-        prompts, recorder = tuple(prompts), Recorder(("attn_in",))
-        prefix = replace(encode_prefix(model, prompts, recorder), kinds=Rows.pad(kinds, model.device).ids)
+    def of(cls, model: PreTrainedModel, sets: Sequence[DemonstrationSet], separator: Int[np.ndarray, "_"]) -> "Context":
+        """One pass over the demonstrations of all seeds, each with the `separator` before the query."""
+        prompts, recorder = _prompts(sets, separator), Recorder(("attn_in",))
+        prefix = replace(encode_prefix(model, prompts, recorder), kinds=_kinds(sets, separator, model.device))
         return cls(prompts, prefix, tuple(recorder.layers["attn_in"]), Rows.pad(prompts, model.device).real)
 
-    def first(self, model: PreTrainedModel, prompts: Iterable[np.ndarray], kinds: Sequence[np.ndarray]) -> "Context":
-        """What stands before the queries with fewer demonstrations.
+    def first(
+        self, model: PreTrainedModel, sets: Sequence[DemonstrationSet], separator: Int[np.ndarray, "_"]
+    ) -> "Context":
+        """What stands before the queries with the fewer demonstrations of `sets`.
 
         It is the beginning of this pass, since no token attends to later ones. Where the tokenizer merges the end of a
         demonstration with what follows it in one prompt and not in the other, the prompts get a pass of their own.
         """
-        prompts = tuple(prompts)
+        prompts = _prompts(sets, separator)
         if not all(np.array_equal(own[: len(p)], p) for own, p in zip(self.prompts, prompts, strict=True)):
-            return Context.of(model, prompts, kinds)
+            return Context.of(model, sets, separator)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.prefix.lengths.device)
         most = int(lengths.max())
         prefix = Prefix(
             tuple(keys[:, :, :most].contiguous() for keys in self.prefix.keys),
             tuple(values[:, :, :most].contiguous() for values in self.prefix.values),
             lengths,
-            kinds=Rows.pad(kinds, lengths.device).ids,
+            kinds=_kinds(sets, separator, lengths.device),
         )
         real = torch.arange(most, device=lengths.device) < lengths[:, None]
         return Context(prompts, prefix, tuple(x[:, :most] for x in self.inputs), real)
+
+
+def _prompts(sets: Sequence[DemonstrationSet], separator: Int[np.ndarray, "_"]) -> tuple[np.ndarray, ...]:
+    """What stands before the queries of each seed."""
+    return tuple(np.concatenate([one.prefix, separator]) for one in sets)
+
+
+def _kinds(
+    sets: Sequence[DemonstrationSet], separator: Int[np.ndarray, "_"], device: torch.device
+) -> Int[Tensor, "G prefix"]:
+    """What each of these tokens is."""
+    return Rows.pad([one.parts.followed_by(len(separator)).kind for one in sets], device).ids
 
 
 def undefined(rows: Iterable[Row], reason: str) -> Iterator[Row]:

@@ -24,7 +24,7 @@ from raydual.model.modules import (
     rotated,
     split_heads,
 )
-from raydual.model.passes import Rows, hidden_states
+from raydual.model.passes import Rows, states_at
 from raydual.model.recording import FIELDS, Recorder
 from raydual.model.stacked import StackedLinear, Stacks
 
@@ -61,7 +61,11 @@ class DualRecorder(Recorder):
             return rotated(module, normed(module, name, split(name)).transpose(1, 2), rotary, heads_axis=1)
 
         query = turned(QUERY) if (layer, QUERY) in self.stacks else None
-        self.tuned = _Tuned(query, turned(KEY), split(VALUE).transpose(1, 2), self.stacks.get((layer, OUTPUT)))
+        key, value = self._by_row(turned(KEY)), self._by_row(split(VALUE).transpose(1, 2))
+        self.tuned = _Tuned(query, key, value, self.stacks.get((layer, OUTPUT)))
+
+    def _by_row(self, x: Tensor) -> Float[Tensor, "rows kv_heads width head_dim"]:
+        return x if self.packing is None else self.packing.unpack(x)
 
     @record_function("simdual")
     def attention(self, layer: LayerAttention) -> None:
@@ -70,7 +74,7 @@ class DualRecorder(Recorder):
         assert layer.demonstrations is not None, "the in-context pass has demonstrations"
         assert self.real is not None, "set by whoever makes the recorder"
         if self.tuned is None:
-            self.simdual.append(torch.full((len(layer.query),), torch.nan, device=layer.query.device))
+            self.simdual.append(torch.full((len(self.real),), torch.nan, device=layer.query.device))
             return
         query = layer.query if self.tuned.query is None else self.tuned.query
         last = self._at_last(query, token_axis=2)[:, :, None]
@@ -123,10 +127,42 @@ def context_updates(
     return [_outer(block, {}, index, x, real) for index, (block, x) in enumerate(_blocks(model, inputs))]
 
 
+class QueryInputs:
+    """The attention inputs of every query's tokens in the zero-shot pass, which depend on no seed.
+
+    Those of all chunks are kept if that takes no more than `MOST_BYTES` (by type of device); otherwise each use makes
+    the pass again.
+    """
+
+    MOST_BYTES: ClassVar = {"cpu": 2**30, "cuda": 2**32}
+
+    def __init__(self, model: PreTrainedModel, chunks: Sequence[Chunk]) -> None:
+        self.model = model
+        size = model.config.num_hidden_layers * model.config.hidden_size * torch.float32.itemsize
+        kept = size * sum(chunk.alone.ids.numel() for chunk in chunks) <= self.MOST_BYTES[model.device.type]
+        self._kept: dict[int, list[Tensor]] | None = {} if kept else None
+
+    @record_function("simdw")
+    def of(self, chunk: Chunk) -> list[Float[Tensor, "n tokens hidden"]]:
+        """Those of a chunk, by layer."""
+        if self._kept is None:
+            return self._inputs(chunk)
+        first = int(chunk.index[0])
+        if first not in self._kept:
+            self._kept[first] = self._inputs(chunk)
+        return self._kept[first]
+
+    def _inputs(self, chunk: Chunk) -> list[Tensor]:
+        recorder = Recorder(("attn_in",))
+        states_at(self.model, chunk.alone, chunk.alone.last[:, None], recorder=recorder)
+        return recorder.layers["attn_in"]
+
+
 @record_function("simdw")
 def simdw(
     model: PreTrainedModel,
     chunk: Chunk,
+    inputs: Sequence[Float[Tensor, "n tokens hidden"]],
     stacks: Stacks,
     contexts: Sequence[Float[Tensor, "G kv_heads head_dim head_dim"]],
 ) -> Float[Tensor, "G n layers"]:
@@ -134,12 +170,10 @@ def simdw(
 
     NaN where it trains neither keys nor values, of which W_ZSL is made.
     """
-    recorder = Recorder(("attn_in",))
-    hidden_states(model, chunk.alone, recorder=recorder)
     groups, n = len(contexts[0]), len(chunk.index)
     rows: Rows = chunk.alone.repeat(groups)
     found = []
-    for index, (block, x) in enumerate(_blocks(model, recorder.layers["attn_in"])):
+    for index, (block, x) in enumerate(_blocks(model, inputs)):
         if not any((index, name) in stacks for name in (KEY, VALUE)):
             found.append(x.new_full((groups, n), torch.nan))
             continue

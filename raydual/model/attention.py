@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
+from raydual.model.kernels import fused_on_cpu, step_by_step, varlen, varlen_serves
+from raydual.model.packing import Packing
 from raydual.process.pulse import PULSE
 
 ATTENTION = "raydual"
@@ -65,7 +67,10 @@ class Part:
 
 @dataclass(frozen=True)
 class LayerAttention:
-    """The attention of one layer in one pass: its block `module`, what went in, and its two parts."""
+    """The attention of one layer in one pass: its block `module`, what went in, and its two parts.
+
+    In a packed pass `query`, `key` and the parts are one row of all tokens.
+    """
 
     module: nn.Module
     query: Float[Tensor, "batch heads queries head_dim"]
@@ -74,6 +79,12 @@ class LayerAttention:
     own: Part
     demonstrations: Part | None
     prefix: Prefix | None
+    packing: Packing | None = None
+
+    @property
+    def keys(self) -> Float[Tensor, "rows kv_heads width head_dim"]:
+        """The keys of each row."""
+        return self.key if self.packing is None else self.packing.unpack(self.key)
 
 
 @runtime_checkable
@@ -97,27 +108,34 @@ def attend(
     grouped = query.reshape(batch, kv_heads, shared * queries, head_dim)
     rows = mask[:, :, None].expand(-1, 1, shared, queries, -1).reshape(batch, 1, shared * queries, -1)
     differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
-    function = _fused if query.device.type == "cpu" and not differentiated else _plain
+    function = fused_on_cpu if query.device.type == "cpu" and not differentiated else step_by_step
     out, log_mass = function(grouped, key, value, rows, scaling)
     return Part(out.reshape(batch, heads, queries, head_dim), log_mass.reshape(batch, heads, queries))
 
 
-def _plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
-    """(output, log of the softmax's normaliser) of as many query as key heads, step by step; differentiable."""
-    scores = (query * scaling) @ key.transpose(2, 3)
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) + mask
-    # The maximum only keeps exp in range; it cancels, so no gradient needs to pass through it.
-    peak = scores.detach().amax(dim=-1, keepdim=True)
-    weights = scores.sub_(peak).exp_()
-    mass = weights.sum(dim=-1, keepdim=True)
-    out = (weights.to(value.dtype) @ value) / mass.to(value.dtype)
-    return out, (peak + mass.log())[..., 0]
-
-
-def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
-    """The same by the kernel behind `scaled_dot_product_attention` on a CPU, which holds no scores."""
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    return kernel(query, key, value, 0.0, False, attn_mask=mask.to(query.dtype), scale=scaling)
+def attend_packed(
+    query: Float[Tensor, "1 heads tokens head_dim"],
+    key: Float[Tensor, "1 kv_heads tokens head_dim"],
+    value: Float[Tensor, "1 kv_heads tokens head_dim"],
+    packing: Packing,
+    scaling: float,
+) -> Part:
+    """Causal attention of packed rows, each over its own tokens; without gradients."""
+    if varlen_serves(query.device, query.dtype, query.shape[-1]):
+        longest = (packing.width, packing.width)
+        ends = packing.ends
+        out, log_mass = varlen(query[0], key[0], value[0], ends, ends, longest, scaling, causal=True)
+        return Part(out[None], log_mass[None])
+    rows, keys, values = (packing.unpack(x) for x in (query, key, value))
+    # Padding stands behind whatever a token may see.
+    if query.device.type == "cpu":
+        out, log_mass = fused_on_cpu(rows, keys, values, None, scaling)
+    else:
+        future = torch.ones(packing.width, packing.width, dtype=torch.bool, device=query.device).triu(1)
+        mask = torch.zeros(future.shape, device=query.device).masked_fill(future, torch.finfo(torch.float32).min)
+        part = attend(rows, keys, values, mask.expand(len(rows), 1, -1, -1), scaling)
+        out, log_mass = part.out, part.log_mass
+    return Part(packing.pack(out), packing.pack(log_mass[..., None])[..., 0])
 
 
 def attend_prefix(
@@ -143,19 +161,39 @@ def attend_prefix(
     return Part(by_row(part.out), by_row(part.log_mass)[..., 0])
 
 
+def _attend_prefix_packed(
+    query: Float[Tensor, "1 heads tokens head_dim"], prefix: Prefix, layer: int, scaling: float
+) -> Part:
+    """The same of packed rows, without gradients: all tokens of a seed as one row."""
+    seeds = len(prefix.lengths)
+    if prefix.left_out is None and varlen_serves(query.device, query.dtype, query.shape[-1]):
+        keys, values = (x[layer].transpose(0, 1).flatten(1, 2) for x in (prefix.keys, prefix.values))
+        tokens, most = query.shape[2] // seeds, prefix.keys[layer].shape[2]
+        ends = torch.arange(seeds + 1, dtype=torch.int32, device=query.device)
+        used = prefix.lengths.int()
+        out, log_mass = varlen(query[0], keys, values, ends * tokens, ends * most, (tokens, most), scaling, used=used)
+        return Part(out[None], log_mass[None])
+    part = attend_prefix(query[0].unflatten(1, (seeds, -1)).transpose(0, 1), prefix, layer, scaling)
+    return Part(part.out.transpose(0, 1).flatten(1, 2)[None], part.log_mass.transpose(0, 1).flatten(1, 2)[None])
+
+
 def dual_attention_forward(
     module: nn.Module,
     query: Float[Tensor, "batch heads queries head_dim"],
     key: Float[Tensor, "batch kv_heads keys head_dim"],
     value: Float[Tensor, "batch kv_heads keys head_dim"],
-    attention_mask: Float[Tensor, "rows 1 queries keys"] | None,
+    attention_mask: Float[Tensor, "_ 1 _ _"] | None,
     scaling: float,
     dropout: float = 0.0,
     prefix: Prefix | None = None,
     recorder: AttentionRecorder | None = None,
+    packing: Packing | None = None,
     **_: Any,
 ) -> tuple[Float[Tensor, "batch queries heads head_dim"], None]:
-    """The attention function that transformers calls; `prefix` and `recorder` are arguments of the model's forward.
+    """The attention function that transformers calls.
+
+    `prefix`, `recorder` and `packing` are arguments of the model's forward. With a packing the batch is one row of all
+    tokens, grouped by seed if there is a prefix; each attends to its own row alone, and the mask means nothing.
 
     Raises
     ------
@@ -168,14 +206,18 @@ def dual_attention_forward(
         raise ValueError("raydual's attention has no dropout; call model.eval() or set attention_dropout to 0")
     PULSE.beat()
     layer: int = module.layer_idx  # type: ignore[assignment]
-    own = attend(query, key, value, attention_mask[..., : key.shape[2]], scaling)
-    demonstrations = None if prefix is None else attend_prefix(query, prefix, layer, scaling)
+    if packing is None:
+        own = attend(query, key, value, attention_mask[..., : key.shape[2]], scaling)
+        demonstrations = None if prefix is None else attend_prefix(query, prefix, layer, scaling)
+    else:
+        own = attend_packed(query, key, value, packing, scaling)
+        demonstrations = None if prefix is None else _attend_prefix_packed(query, prefix, layer, scaling)
     out = own.out
     if demonstrations is not None:
         weight = torch.sigmoid(demonstrations.log_mass - own.log_mass).to(out.dtype)[..., None]
         out = torch.lerp(own.out, demonstrations.out, weight)
     if recorder is not None:
-        recorder.attention(LayerAttention(module, query, key, scaling, own, demonstrations, prefix))
+        recorder.attention(LayerAttention(module, query, key, scaling, own, demonstrations, prefix, packing))
     return out.transpose(1, 2), None
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 
 from raydual.model.attention import Prefix
 from raydual.model.modules import backbone, layers, unembedding
+from raydual.model.packing import Packing
 from raydual.model.recording import Recorder, recording
 from raydual.process.pulse import PULSE
 
@@ -43,6 +45,11 @@ class Rows:
         """Index of each row's last real token."""
         return self.lengths - 1
 
+    @cached_property
+    def packing(self) -> Packing:
+        """The rows without their padding."""
+        return Packing.of(self.lengths, self.ids.shape[1])
+
     def repeat(self, times: int) -> "Rows":
         """All rows once for each of `times` seeds, grouped by seed."""
         return Rows(self.ids.repeat(times, 1), self.lengths.repeat(times))
@@ -55,23 +62,60 @@ def hidden_states(
 
     With a prefix of G seeds, rows are grouped by seed; each continues its seed's demonstrations.
     """
-    PULSE.tokens += rows.ids.numel()
+    return _forward(model, rows.ids, _positions(rows, prefix), rows.real.long(), prefix, recorder)
+
+
+def states_at(
+    model: PreTrainedModel,
+    rows: Rows,
+    places: Int[Tensor, "batch some"],
+    prefix: Prefix | None = None,
+    recorder: Recorder | None = None,
+    packed: bool = True,
+) -> Float[Tensor, "batch some hidden"]:
+    """`hidden_states` at some places of each row.
+
+    The pass is over the real tokens alone, without gradients, if it may be `packed`; modules then see a single row.
+    """
+    if not packed:
+        return hidden_states(model, rows, prefix, recorder).take_along_dim(places[..., None], dim=1)
+    packing = rows.packing
+    if recorder is not None:
+        recorder.packing = packing
+    ids, positions = (x.flatten()[packing.place][None] for x in (rows.ids, _positions(rows, prefix)))
+    unused = torch.empty(1, 1, 1, 1, device=ids.device)
+    states = _forward(model, ids, positions, unused, prefix, recorder, packing)
+    return states[0, packing.starts[:, None] + places]
+
+
+def _positions(rows: Rows, prefix: Prefix | None) -> Int[Tensor, "batch tokens"]:
     offset = torch.zeros_like(rows.lengths)
     if prefix is not None:
         offset = prefix.lengths.repeat_interleave(len(rows.ids) // len(prefix.lengths))
-    positions = offset[:, None] + torch.arange(rows.ids.shape[1], device=rows.ids.device)
-    call = {
-        "input_ids": rows.ids,
-        "attention_mask": rows.real.long(),
-        "position_ids": positions,
-        "use_cache": False,
-        "prefix": prefix,
-        "recorder": recorder,
-    }
-    if recorder is None:
-        return backbone(model)(**call).last_hidden_state
-    with recording(layers(model), recorder):
-        return backbone(model)(**call).last_hidden_state
+    return offset[:, None] + torch.arange(rows.ids.shape[1], device=rows.ids.device)
+
+
+def _forward(
+    model: PreTrainedModel,
+    ids: Int[Tensor, "batch tokens"],
+    positions: Int[Tensor, "batch tokens"],
+    mask: Tensor,
+    prefix: Prefix | None,
+    recorder: Recorder | None,
+    packing: Packing | None = None,
+) -> Float[Tensor, "batch tokens hidden"]:
+    """The backbone's last states; a mask of four dimensions is handed on by transformers as it is."""
+    PULSE.tokens += ids.numel()
+    with recording(layers(model), recorder) if recorder else nullcontext():
+        return backbone(model)(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=False,
+            prefix=prefix,
+            recorder=recorder,
+            packing=packing,
+        ).last_hidden_state
 
 
 def logits(model: PreTrainedModel, states: Float[Tensor, "*rows hidden"]) -> Float[Tensor, "*rows vocabulary"]:

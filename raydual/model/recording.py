@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from raydual.catalogue.parts import PARTS
 from raydual.model.attention import LayerAttention, Part, Prefix
 from raydual.model.modules import Rotary, attention_block, attention_inputs, hook_points, layer_index, output_weight
+from raydual.model.packing import Packing
 
 MODULE_FIELDS = ("attn_out", "hidden", "query", "query_normed", "attn_in", "mlp_residual", "mlp_in", "mlp_product")
 MLP_FIELDS = ("mlp_residual", "mlp_in", "mlp_product")
@@ -26,7 +27,8 @@ FIELDS = MODULE_FIELDS + ATTENTION_FIELDS
 class Recorder:
     """Collects the named `fields` of every layer, in float32 (those of modules in another `dtype`, if one is given).
 
-    `last` `[batch]` is the index of each row's last real token; None records the module fields at every token.
+    `last` `[batch]` is the index of each row's last real token; None records the module fields at every token. A packed
+    pass says its `packing`.
     After the pass, `result(name)` is:
 
     - `attn_out`, `hidden`, `attn_in`, `mlp_residual`, `mlp_in`: `[batch, layers, hidden]`; `query` and `query_normed`
@@ -44,6 +46,7 @@ class Recorder:
     last: Int[Tensor, "batch"] | None = None
     layers: dict[str, list[Tensor]] = field(default_factory=dict)
     dtype: torch.dtype = torch.float32
+    packing: Packing | None = None
     watches_inputs: ClassVar[bool] = False
     known: ClassVar[tuple[str, ...]] = FIELDS
 
@@ -68,7 +71,10 @@ class Recorder:
 
     def _at_last(self, x: Tensor, token_axis: int) -> Tensor:
         if self.last is None:
-            return x
+            return x if self.packing is None else self.packing.unpack(x[:, None])[:, 0]
+        if self.packing is not None:
+            last = self.packing.starts + self.last
+            return x.index_select(token_axis, last)[0].movedim(token_axis - 1, 0)
         index = self.last.view(-1, *[1] * (x.ndim - 1))
         return x.take_along_dim(index, dim=token_axis).squeeze(token_axis)
 
@@ -78,8 +84,9 @@ class Recorder:
             return
         last = self._at_last(layer.query, token_axis=2).detach().float()
         if "scores_query" in self.fields:
-            scores = _scores(last, layer.key.detach().float()) * layer.scaling
-            places = torch.arange(layer.key.shape[2], device=layer.key.device)
+            keys = layer.keys.detach().float()
+            scores = _scores(last, keys) * layer.scaling
+            places = torch.arange(keys.shape[2], device=keys.device)
             self.layers["scores_query"].append(scores * (places <= self.last[:, None])[:, None])  # type: ignore[index]
         if layer.demonstrations is None or layer.prefix is None:
             return

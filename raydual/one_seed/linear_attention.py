@@ -64,6 +64,7 @@ def linear_attention_forward(
     scaling: float | None = None,
     dropout: float = 0.0,
     prefix: object | None = None,
+    packing: object | None = None,
     **_: Any,
 ) -> tuple[Float[Tensor, "batch queries heads d_v"], None]:
     """The attention function that transformers calls: `Σ_i (q · k_i) v_i` over the tokens that the mask shows.
@@ -74,8 +75,8 @@ def linear_attention_forward(
     Raises
     ------
     ValueError
-        No mask was made (the mask function of the same name is not in place), dropout is asked for, or a prefix is
-        given: that one belongs to the softmax attention.
+        No mask was made (the mask function of the same name is not in place), dropout is asked for, or a prefix or a
+        packing is given: these belong to the softmax attention.
     """
     if attention_mask is None:
         raise ValueError("no attention mask reached the linear attention: causality and padding would be lost")
@@ -83,6 +84,8 @@ def linear_attention_forward(
         raise ValueError("the linear attention has no dropout; call model.eval() or set attention_dropout to 0")
     if prefix is not None:
         raise ValueError("the linear attention takes no shared prefix; put the demonstrations into the prompt")
+    if packing is not None:
+        raise ValueError("the linear attention takes no packed rows; pass them padded (`hidden_states`)")
     batch, heads, queries, width = query.shape
     kv_heads, keys = key.shape[1:3]
     grouped = query.reshape(batch, kv_heads, heads // kv_heads, queries, width)

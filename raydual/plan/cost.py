@@ -126,6 +126,8 @@ class MemoryFormula:
         demonstrations = _FLOAT * s.layers * prefix * (s.queries + 2 * s.hidden)
         recorded = _FLOAT * s.layers * (s.heads * (prefix + 2 * query) + 4 * s.hidden + s.queries)
         ranks = 12 * 8 * s.layers * prefix
-        passing = _FLOAT * (3 * s.heads * query * (prefix + query) + 6 * query * (s.hidden + s.intermediate))
+        # Of the two parts of attention one is computed at a time, in float32 and once more in the forward's dtype.
+        scores = (_FLOAT + self.bytes_per_weight) * s.heads * query * max(prefix, query)
+        passing = scores + 6 * _FLOAT * query * (s.hidden + s.intermediate)
         updates = _FLOAT * 3 * s.pairs * s.head_dim
         return projections + cache + demonstrations + self.batch_size * (recorded + ranks + passing + updates)

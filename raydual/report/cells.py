@@ -11,10 +11,10 @@ from raydual.report.compared import Compared, short
 from raydual.report.controls import words_of
 from raydual.report.data import Row
 from raydual.report.methods import bibtex, facts, methods
-from raydual.report.page import EMBEDDED, render, write_figures
+from raydual.report.page import render, write_figures
 from raydual.report.published import published_by_task
 from raydual.report.standing import ABOVE, BELOW, SIGNS, UNTELLABLE, standings, verdict
-from raydual.report.words import DASH, digits_of, interval, number, p_value, with_interval
+from raydual.report.words import DASH, about_model, digits_of, interval, number, p_value, with_interval
 from raydual.run_directory.storage import Storage
 
 
@@ -35,7 +35,7 @@ def write_comparison(data: Compared, storage: Storage) -> Path | str:
         "cells.html",
         name=data.name,
         findings=list(_findings(data)),
-        embedded=EMBEDDED if any(run.config.model == "embedded" for run in runs.values()) else "",
+        about_model=next(filter(None, map(about_model, runs.values())), None),
         axes=list(map(short, data.axes)),
         margin=first.config.measures.margin,
         columns=[_column(data.catalogue[name], condition) for name, condition in data.keys],

@@ -23,7 +23,16 @@ from raydual.report.published import published_table
 from raydual.report.scatter import scatter_charts
 from raydual.report.search import search_charts
 from raydual.report.shots import shots_charts, shots_table
-from raydual.report.words import digits_of, findings, interval, interval_both, number, with_difference, with_interval
+from raydual.report.words import (
+    about_model,
+    digits_of,
+    findings,
+    interval,
+    interval_both,
+    number,
+    with_difference,
+    with_interval,
+)
 from raydual.run_directory.directory import RunDirectory
 from raydual.run_directory.storage import Storage
 
@@ -35,10 +44,6 @@ _SECTIONS = {
     "methods": "Methods, ready to paste",
     "run": "What was run", "metrics": "What the metrics are",
 }  # fmt: skip
-EMBEDDED = (
-    "The model is the one that raydual carries: a very small Qwen3, trained on made-up reviews in minutes so that "
-    "everything can be tried at once. What is found of it says nothing of language models that people use."
-)
 
 
 def write_report(run: RunDirectory, manifest: Row | None = None) -> Path | str:
@@ -68,7 +73,7 @@ def write_report(run: RunDirectory, manifest: Row | None = None) -> Path | str:
         name=data.config.name,
         subtitle=subtitle(data),
         findings=list(findings(data)),
-        embedded=EMBEDDED if data.config.model == "embedded" else "",
+        about_model=about_model(data),
         contents=[(anchor, title) for anchor, title in _SECTIONS.items() if _is_there(anchor, about)],
         facts=facts(data),
         standing=standing_table(data),

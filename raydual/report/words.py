@@ -64,6 +64,17 @@ def with_difference(compared: Row, digits: int = 3) -> str:
     return f"{difference} {p_value(compared['p'])}, n = {compared['n']}"
 
 
+def about_model(data: RunData) -> str | None:
+    """What to keep in mind where the embedded model was measured; None for any other."""
+    if data.config.model != "embedded":
+        return None
+    return (
+        "This is the embedded model: a toy of four layers, trained by this project on reviews that a grammar made, so "
+        "that a first run needs no download. It shows what a report looks like and how in-context learning and "
+        "fine-tuning may differ; its numbers say nothing about language models. Name another with --set model=…"
+    )
+
+
 def findings(data: RunData) -> Iterator[str]:
     """The run's main numbers as sentences."""
     zsl, icl, ft = (data.overall("accuracy", condition) for condition in ("zsl", "icl", "ft"))
