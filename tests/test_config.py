@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from raydual.catalogue.entries import CATALOGUE
 from raydual.errors import UserError
 from raydual.files import SWEEPS
+from raydual.settings.measures import NEWER_MEASURES
 from raydual.settings.reading import dump_config, load_config, load_sweep, validate_config
-from raydual.settings.schema import _NEWER_MEASURES
+from raydual.settings.schema import _NEWER_FINETUNE
 
 BASE = {"name": "s", "task": "sst2", "data": "embedded", "seeds": 10}
 
@@ -150,7 +151,7 @@ def test_the_fingerprint_changes_with_what_is_measured_and_with_nothing_else(swe
 
 def test_a_margin_belongs_to_the_fingerprint_and_its_default_leaves_that_of_older_runs(sweep_file):
     config = load_config(sweep_file)
-    newer = {"measures": {"own", *_NEWER_MEASURES}, "finetune": _NEWER_FINETUNE}
+    newer = {"measures": {"own", *NEWER_MEASURES}, "finetune": _NEWER_FINETUNE}
     kept_out = {"execution": True, "name": True, "examples": True, **newer}
     settings = config.model_dump(mode="json", exclude=kept_out)
     older = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

@@ -15,8 +15,9 @@ ROOT = Path(raydual.__file__).parent
 FLOORS = (
     {"errors", "embedded", "process", "console"},
     {"files", "hub", "settings.yaml_text", "catalogue.metric", "catalogue.marks", "model.anatomy"},
-    {"settings.task", "run_directory.schemas", "run_directory.storage", "catalogue"},
+    {"settings.base", "settings.task", "run_directory.schemas", "run_directory.storage", "catalogue"},
     {f"run_directory.{name}" for name in ("tables", "lock", "journal", "examples", "measurements")},
+    {"settings.measures"},
     {"settings.schema"},
     {"settings"},
     {"metrics", "data", "run_directory"},

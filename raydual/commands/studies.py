@@ -82,8 +82,8 @@ def one_seed(where: str, overrides: Sequence[str] | None, seed: int = 0, control
     UserError
         A mistake in any of them.
     """
+    from raydual.settings.base import LARGEST
     from raydual.settings.controls import control_named
-    from raydual.settings.schema import LARGEST
 
     found = read_study(where, overrides or ())
     if not 0 <= seed < LARGEST:

@@ -19,7 +19,7 @@ from raydual.measure import (
     rank_metrics,
     weight_patches,
 )
-from raydual.settings.schema import Measures
+from raydual.settings.measures import Measures
 
 _MODULES = (
     *(prediction_metrics, chunk_metrics, rank_metrics, nulls),

@@ -19,7 +19,7 @@ from raydual.measure.keyed_noise import KENDALL_NOISE, keyed_noise
 from raydual.measure.ranking import Ranking, top_recall
 from raydual.model.anatomy import QUERY
 from raydual.model.finetune import Tuned
-from raydual.settings.schema import Measures
+from raydual.settings.measures import Measures
 
 _TOP_TOKENS, _TOP_EXAMPLES = 100, 5
 

@@ -18,7 +18,7 @@ from raydual.measure.conditions import Chunk, Outcome
 from raydual.measure.keyed_noise import keyed_noise, stream_of
 from raydual.measure.weight_updates import DualRecorder, QueryInputs
 from raydual.model.stacked import Stacks
-from raydual.settings.schema import Measures
+from raydual.settings.measures import Measures
 
 Made = TypeVar("Made")
 

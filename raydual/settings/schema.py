@@ -2,29 +2,20 @@
 
 import hashlib
 import json
-import math
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_validator
 
-from raydual.catalogue.entries import CATALOGUE, Catalogue, Metric
-from raydual.catalogue.own import measures_in
-from raydual.errors import UserError, did_you_mean, shown
-from raydual.files import read_text
+from raydual.catalogue.entries import CATALOGUE, Catalogue
+from raydual.errors import did_you_mean, shown
 from raydual.model.anatomy import TRAINED, Trainable
+from raydual.settings.base import Count, Flag, Index, Rate, Settings, Weight, distinct, growing
+from raydual.settings.measures import NEWER_MEASURES, Measures
 from raydual.settings.task import Name, Task, builtin_tasks
 
-LARGEST = 2**63
-"""What whole numbers stay below: Parquet's columns hold no larger ones."""
 _MOST_SEEDS = 1_000_000
 _MOST_UNITS = 20_000_000
 
-Count = Annotated[int, Field(strict=True, gt=0, lt=2**31)]
-Index = Annotated[int, Field(strict=True, ge=0, lt=LARGEST)]
-Rate = Annotated[float, Field(strict=True, gt=0, le=1e38, allow_inf_nan=False)]
-Weight = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
-Flag = Annotated[bool, Field(strict=True)]
 Relabelling = Literal["random", "flipped", "abstract"]
 """Which other labels a control gives the demonstrations."""
 
@@ -42,25 +33,7 @@ def _expand_seeds(value: Any) -> Any:
     return list(range(value))
 
 
-def _distinct(values: tuple) -> tuple:
-    if len(set(values)) != len(values):
-        raise ValueError("the same value is listed twice")
-    return values
-
-
-def _growing(values: tuple[int, ...], name: str) -> tuple[int, ...]:
-    if list(values) != sorted(set(values)):
-        raise ValueError(f"{name} must grow, found {shown(list(values))}")
-    return values
-
-
 Seeds = Annotated[tuple[Index, ...], BeforeValidator(_expand_seeds), Field(min_length=1, max_length=_MOST_SEEDS)]
-
-
-class Settings(BaseModel):
-    """A group of settings: immutable, and unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class DataFiles(Settings):
@@ -86,7 +59,7 @@ class Finetune(Settings):
     )
     projections: Annotated[tuple[Trainable, ...], Field(min_length=1)] = TRAINED
 
-    _projections_distinct = field_validator("projections")(_distinct)
+    _projections_distinct = field_validator("projections")(distinct)
 
     @property
     def steps_are_nested(self) -> bool:
@@ -118,7 +91,7 @@ class SeedSearch(Settings):
     @field_validator("slices")
     @classmethod
     def _slices_grow(cls, slices: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        return slices if slices is None else _growing(slices, "slices")
+        return slices if slices is None else growing(slices, "slices")
 
 
 class FinetuneSearch(Settings):
@@ -131,7 +104,7 @@ class FinetuneSearch(Settings):
     seeds: Count = Field(default=4, description="how many of the chosen seeds each setting is scored on")
 
     _lists_distinct = field_validator("learning_rate", "epochs", "optimizer")(
-        lambda values: values if values is None else _distinct(values)
+        lambda values: values if values is None else distinct(values)
     )
 
 
@@ -140,92 +113,6 @@ class Search(Settings):
 
     seeds: SeedSearch | None = None
     finetune: FinetuneSearch | None = None
-
-
-class OwnMetrics(Settings):
-    """A user's own metrics: the Python `file` that they were read from, its `source` and what it says of them.
-
-    The source goes wherever the settings go, so that neither workers nor a run directory need the file.
-    """
-
-    file: Name
-    source: str
-    metrics: Annotated[tuple[Metric, ...], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _fit(self) -> "OwnMetrics":
-        CATALOGUE.with_own(self.metrics)
-        return self
-
-
-def _read_own(value: Any) -> Any:
-    """A file's name becomes what is in it; a source whose metrics are not said is run, to know them."""
-    try:
-        if isinstance(value, str) and value:
-            value = {"file": value, "source": read_text(Path(value), f"{value}: cannot read the file of metrics")}
-        if isinstance(value, dict) and value.keys() == {"file", "source"}:
-            found = measures_in(str(value["source"]), str(value["file"]))
-            value = {**value, "metrics": tuple(one.metric for one in found)}
-    except UserError as error:
-        raise ValueError(str(error)) from None
-    return value
-
-
-class Patch(Settings):
-    """One patch of MLP weights for all queries, fitted on the selection examples (docs/science.md, section 4)."""
-
-    ridge: Weight = Field(default=1e-3, description="of the least squares, in units of the inputs' mean squared norm")
-
-
-class Measures(Settings):
-    """Variants of the metrics (docs/science.md, section 4), and metrics beside the built-in ones."""
-
-    update_field: Literal["attn_out", "hidden"] = Field(default="attn_out", description="h of SimAOU")
-    query_field: Literal["query", "query_normed"] = Field(
-        default="query", description="Kendall's: before, after the heads' norm (the same where a family has none)"
-    )
-    keep_first_token: Flag = Field(default=False, description="keep each text's first token in SimAM and Kendall")
-    kendall_examples: Count | None = Field(default=None, description="Kendall on the first so many; None: all")
-    kendall_softmax: Flag = Field(default=False, description="rank after a softmax in float64, as Dai's code does")
-    resamples: Annotated[int, Field(strict=True, ge=100, le=1_000_000)] = 9999
-    noise_seed: Index = 0
-    margin: Annotated[float, Field(strict=True, gt=0, lt=1)] = Field(
-        default=0.05, description="differences below this share of a metric's largest value count as none that matters"
-    )
-    context_weights: Flag = Field(
-        default=False, description="the context as a change of each query's MLP weights: a pass more over the queries"
-    )
-    patch: Patch | None = None
-    parts: Flag = Field(default=False, description="λ, the exact update and SimDual by kind of token")
-    outputs: Flag = Field(default=False, description="output distributions, calibration and flips")
-    influence: Count | None = Field(
-        default=None, description="influence of each demonstration, on the first so many examples; None: not measured"
-    )
-    shots: tuple[Count, ...] = Field(default=(), description="measured after the first so many demonstrations too")
-    order: Annotated[int, Field(strict=True, ge=0, le=1000)] = Field(
-        default=0, description="how many other orders of the demonstrations the spread over orders is taken of"
-    )
-    own: Annotated[OwnMetrics | None, BeforeValidator(_read_own)] = Field(
-        default=None, description="a Python file with metrics (docs/own_metric.md)"
-    )
-
-    @field_validator("shots")
-    @classmethod
-    def _shots_grow(cls, shots: tuple[int, ...]) -> tuple[int, ...]:
-        return _growing(shots, "shots")
-
-    def measured(self, metric: Metric) -> bool:
-        """Whether nothing switches the metric off."""
-        return self.switched(metric) is not None
-
-    def switched(self, metric: Metric) -> Metric | None:
-        """The metric with the conditions that are measured; None if it is switched off."""
-        return metric.switched(lambda switch: bool(getattr(self, switch)))
-
-    def margin_of(self, metric: Metric) -> float:
-        """The margin of equivalence in a metric's own unit; NaN for one without bounds."""
-        low, high = metric.bounds
-        return math.nan if low is None or high is None else self.margin * max(abs(low), abs(high))
 
 
 class Controls(Settings):
@@ -243,7 +130,7 @@ class Controls(Settings):
     seeds: Count | None = Field(default=None, description="on the first so many of the measured seeds; None: all")
     abstract_words: tuple[Name, ...] = ("foo", "bar", "dax", "wug", "lek", "zot")
 
-    _lists_distinct = field_validator("labels", "abstract_words")(_distinct)
+    _lists_distinct = field_validator("labels", "abstract_words")(distinct)
 
     @property
     def number(self) -> int:
@@ -272,16 +159,15 @@ class Execution(Settings):
         default=(), description="what is told of the search, the headline numbers and the report"
     )
 
-    _loggers_distinct = field_validator("loggers")(_distinct)
+    _loggers_distinct = field_validator("loggers")(distinct)
 
     def most_seeds_per_batch(self, on_gpu: bool) -> int:
         """How many seeds go to a replica together; it may measure fewer at once. Beyond these more hardly pay."""
         return (32 if on_gpu else 8) if self.seeds_per_batch == "auto" else self.seeds_per_batch
 
 
-_NEWER_MEASURES = {"margin", "context_weights", "patch", "parts", "outputs", "influence", "shots", "order"}
 _NEWER_FINETUNE = {"batch"}
-"""Settings of `measures` and of `finetune` that the first version did not have."""
+"""Settings of `finetune` that the first version did not have."""
 
 
 def _without_newer(settings: dict[str, Any], defaults: BaseModel, newer: set[str]) -> dict[str, Any]:
@@ -324,7 +210,7 @@ class SweepConfig(Settings):
     )
     execution: Execution = Execution()
 
-    _seeds_distinct = field_validator("seeds")(_distinct)
+    _seeds_distinct = field_validator("seeds")(distinct)
 
     @model_validator(mode="before")
     @classmethod
@@ -431,7 +317,7 @@ class SweepConfig(Settings):
 
     def _measured_settings(self) -> dict[str, Any]:
         settings = self.model_dump(mode="json", exclude={"execution", "examples", "name"})
-        settings["measures"] = _without_newer(settings["measures"], Measures(), _NEWER_MEASURES)
+        settings["measures"] = _without_newer(settings["measures"], Measures(), NEWER_MEASURES)
         settings["finetune"] = self.finetune.identity()
         own = settings["measures"].pop("own")
         if own is not None:
