@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -176,11 +176,13 @@ def reduce_cells(directory: CellsDirectory) -> None:
     axes = [pa.field(column, pa.string(), False) for column in ("cell", *stored["axes"])]
     schema = pa.schema([*SUMMARY, *axes])
     directory.storage.write("summary.parquet", table_bytes(pa.concat_tables(tables), schema))
-    along = pa.Table.from_pylist(list(_along_axes(directory, stored)), ALONG_AXES)
-    directory.storage.write("comparisons.parquet", table_bytes(along, ALONG_AXES))
+    runs = {name: directory.cell(name) for name in stored["cells"]}
+    along = list(compare_along(stored["axes"], stored["cells"], runs))
+    table = pa.Table.from_pylist(along, ALONG_AXES)
+    directory.storage.write("comparisons.parquet", table_bytes(table, ALONG_AXES))
 
 
-def pairs_along(axis: str, values: list[str], cells: dict[str, dict[str, str]]) -> Iterator[tuple[str, str]]:
+def pairs_along(axis: str, values: Sequence[str], cells: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str]]:
     """(cell, reference) for every cell and the one that differs from it only in having the axis's first value."""
     by_values = {tuple(sorted(own.items())): name for name, own in cells.items()}
     for name, own in cells.items():
@@ -188,14 +190,17 @@ def pairs_along(axis: str, values: list[str], cells: dict[str, dict[str, str]]) 
             yield name, by_values[tuple(sorted({**own, axis: values[0]}.items()))]
 
 
-def _along_axes(directory: CellsDirectory, stored: dict[str, Any]) -> Iterator[Row]:
-    seeds = {name: _by_seed(directory.cell(name)) for name in stored["cells"]}
-    config = directory.cell(next(iter(stored["cells"]))).config()
+def compare_along(
+    axes: Mapping[str, Sequence[str]], places: Mapping[str, Mapping[str, str]], runs: Mapping[str, RunDirectory]
+) -> Iterator[Row]:
+    """The rows of `ALONG_AXES` of runs whose values on the axes are `places`; settings of tests are the first one's."""
+    seeds = {name: _by_seed(run) for name, run in runs.items()}
+    config = next(iter(runs.values())).config()
     bootstrap = Bootstrap(config.measures.resamples, config.measures.noise_seed)
     keys = [(metric, condition) for metric in config.catalogue.values() for condition in metric.conditions]
     everyone = sorted({seed for of_cell in seeds.values() for values in of_cell.values() for seed in values})
-    for axis, values in stored["axes"].items():
-        pairs = list(pairs_along(axis, values, stored["cells"]))
+    for axis, values in axes.items():
+        pairs = list(pairs_along(axis, values, places))
         for metric, condition in keys if pairs else ():
             key = (metric.name, condition)
             differences = np.array([_differences(seeds[a], seeds[b], key, everyone) for a, b in pairs])

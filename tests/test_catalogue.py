@@ -11,16 +11,17 @@ from raydual.catalogue.marks import Measure, of_predictions, of_ranks, of_record
 from raydual.commands.metrics import commands
 from raydual.measure.functions import _MODULES, BUILTIN, matched
 from raydual.measure.rows import Row
-from raydual.report import theme, write_report
-from raydual.report.controls import control_figure
+from raydual.report import write_report
+from raydual.report.controls import control_charts
 from raydual.report.data import RunData
-from raydual.report.distributions import distribution_figure
-from raydual.report.layers import layer_figure
+from raydual.report.distributions import distribution_charts
+from raydual.report.layers import layer_charts
 from raydual.report.panels import panels_over_seeds, panels_through_layers
 from raydual.run_directory.directory import MEASUREMENTS, measurement_table
 from raydual.statistics.reduce import reduce_run
 
 from .default_catalogue import CATALOGUE as DEFAULT
+from .pages import without_pictures
 from .synthetic import control_rows, synthetic_run
 
 SCIENCE = (Path(__file__).parent.parent / "docs" / "science.md").read_text(encoding="utf-8")
@@ -86,7 +87,7 @@ def test_panels_draw_every_metric_that_names_one_with_a_name_of_its_own():
     assert {one.metric.name for one in drawn} == expected
     for _, found in (*panels_over_seeds(CATALOGUE), *panels_through_layers(CATALOGUE)):
         assert len({one.name for one in found}) == len(found)
-        assert len({one.colour for one in found}) == len(found)
+        assert len({one.look for one in found}) == len(found)
     layers = list(panels_through_layers(CATALOGUE))
     assert {one.metric.name for _, found in layers for one in found} == {
         m.name for m in CATALOGUE.values() if m.panel and m.per_layer
@@ -107,22 +108,20 @@ def test_any_number_of_metrics_and_panels_is_laid_out(tmp_path, more):
     run = synthetic_run(tmp_path / "r", 9, 3, (), measures={"own": source, "resamples": 200})
     run.write_measurements(measurement_table(control_rows("random_step", 0.3, 9, 3)))
     reduce_run(run)
-    text = re.sub(r"<svg.*?</svg>", "", write_report(run).read_text(encoding="utf-8"), flags=re.DOTALL)
+    text = without_pictures(write_report(run).read_text(encoding="utf-8"))
     data = RunData(run)
     in_figures = [m.label if c == "icl-ft" else f"{m.label}, {CONDITIONS[c]}" for m, c in figured(data.catalogue)]
     assert len(in_figures) == len(DEFAULT.in_figures()) + more > 9
-    with theme.style():
-        controls, layers, seeds = (
-            [axis.get_title(loc="left") for axis in draw(data).axes]
-            for draw in (control_figure, layer_figure, distribution_figure)
-        )
-    assert controls == in_figures
-    assert len(layers) == len(list(panels_through_layers(DEFAULT))) + more > 8
-    assert set(layers) >= ({"Own metrics"} if more == 1 else {f"Own {n}" for n in range(more)})
+    assert [chart.title for chart in control_charts(data)] == in_figures
+    layers = [chart.title for chart in layer_charts(data)]
+    assert layers[-2 - more :] == [*(f"Own {n}" for n in range(more)), *layers[-2:]]
+    seeds = [chart.title for chart in distribution_charts(data)]
     assert seeds == [*(panel.title for panel, _ in panels_over_seeds(DEFAULT)), "Own metrics"]
     for metric in own:
         assert metric["description"] in text
-        assert len(re.findall(rf"<td>{metric['label']}(<small>|</td>)", text)) == 3, "headline, verdicts, controls"
+        assert len(re.findall(rf"<th scope=.row[^>]*>{metric['label']}(<small>|</th>)", text)) == 3, (
+            "headline, verdicts, controls"
+        )
 
 
 def figured(catalogue):

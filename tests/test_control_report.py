@@ -1,6 +1,5 @@
 """What the report says of controls: above, below, equivalent, undecided, or that it cannot be told."""
 
-import html
 import re
 
 import numpy as np
@@ -10,13 +9,14 @@ from transformers import AutoModelForCausalLM
 
 from raydual.catalogue.entries import OVERALL
 from raydual.one_seed.laboratory import Laboratory
-from raydual.report import write_report
+from raydual.report import theme, write_report
 from raydual.report.standing import ABOVE, BELOW, EQUIVALENT, SIGNS, UNDECIDED, UNTELLABLE, UNTESTED, verdict
 from raydual.run_directory.directory import RunDirectory, measurement_table
 from raydual.settings.controls import MEASUREMENT, control_named
 from raydual.settings.reading import validate_config
 from raydual.statistics.reduce import reduce_run
 
+from .pages import page_of
 from .synthetic import control_rows, synthetic_run
 from .tiny import LABELS, TEMPLATE, save_tiny, tiny_config, tiny_examples
 
@@ -27,8 +27,7 @@ NULLS = ("random_step", "other_seed", "untrained", "trained_embeddings")
 
 def text_of(run):
     reduce_run(run)
-    page = write_report(run).read_text(encoding="utf-8")
-    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<svg.*?</svg>|<[^>]*>", " ", page, flags=re.DOTALL)))
+    return page_of(write_report(run)).text
 
 
 def with_controls(path, seeds=12, **shifts):
@@ -39,9 +38,12 @@ def with_controls(path, seeds=12, **shifts):
 
 
 def standing_of(text, metric):
-    """The signs of a metric's row in the first table, each beside its number of pairs."""
-    cells = re.search(rf"{metric} [−.\d]+ \[[^]]*\]((?: [▲▼≈?∅=] n = \d+)+)", text)[1]
-    return re.findall(f"[{''.join(SIGNS.values())}](?= n)", cells)
+    """The signs of a metric's row in the first table, each beside its word and its number of pairs."""
+    words = "|".join(f"{sign} {verdict}".replace("?", r"\?") for verdict, sign in SIGNS.items())
+    row = re.search(rf"{metric} (above all|not above all|not shown) [−.\d]+ \[[^]]*\]((?: (?:{words}) n = \d+)+)", text)
+    signs = re.findall("[▲▼≈?∅=](?= [a-z]{2})", row[2])
+    assert (row[1] == "above all") == (set(signs) == {"▲"})
+    return signs
 
 
 def test_a_similarity_that_is_above_all_is_said_to_be(tmp_path):
@@ -90,7 +92,7 @@ def test_what_so_few_seeds_cannot_tell_is_not_denied(tmp_path, seeds, sign):
 def test_what_is_equal_by_construction_is_not_tested(tmp_path):
     run = with_controls(tmp_path / "r", random_step=0.3, labels_flipped=0.3)
     text = text_of(run)
-    assert "equal by construction n = 12" in text
+    assert re.search(r"= equal by construction [−.\d]+ [−.\d]+ - 12 ", text)
     rows = {
         (r["condition"], r["baseline_control"]): r for r in run.comparisons().to_pylist() if r["metric"] == "accuracy"
     }
@@ -182,3 +184,31 @@ def test_on_an_untrained_model_the_report_says_that_nothing_was_learnt(tmp_path)
     text = text_of(run)
     assert "No similarity is shown to be above all of its nulls and controls" in text
     assert "Above every null" not in text
+
+
+def contrast(first, second):
+    """The contrast of two colours, as WCAG 2 defines it."""
+
+    def luminance(colour):
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(first), luminance(second)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("colours", [theme.LIGHT, theme.DARK], ids=["light", "dark"])
+def test_colours_can_be_told_from_their_ground(colours):
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#dddddd", "#ffffff") < 3
+    for ground in ("card", "page", "soft"):
+        for text in ("ink", "muted", "accent"):
+            assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+    for mark in ("main", "second", "third", "icl", "ft", "zsl", "null", "axis", "warn"):
+        assert contrast(colours[mark], colours["card"]) >= 3, mark
+
+
+def test_no_two_series_of_a_kind_are_told_by_colour_alone():
+    for kind in (theme._COMPARISONS, theme._NULLS, theme._VARIANTS, tuple(theme.OF_CONDITION.values())):
+        assert len({(look.shape, look.dash) for look in kind}) == len(kind)

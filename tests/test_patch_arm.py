@@ -21,10 +21,10 @@ from raydual.model.passes import Rows, hidden_states
 from raydual.model.patches import LowRank, MlpPatch, patched_layer_by_layer
 from raydual.model.recording import Recorder
 from raydual.one_seed.context_weights import norms_in_own_dtype
-from raydual.report import theme, write_report
+from raydual.report import write_report
 from raydual.report.data import RunData
-from raydual.report.distributions import distribution_figure
-from raydual.report.layers import layer_figure
+from raydual.report.distributions import distribution_charts
+from raydual.report.layers import layer_charts
 from raydual.settings.controls import MEASUREMENT, controls_of
 from raydual.statistics.reduce import reduce_run
 from raydual.study import Case, Study
@@ -299,7 +299,7 @@ def test_reduction_and_report_show_it(tmp_path):
     page = write_report(run).read_text(encoding="utf-8")
     assert "patched against fine-tuned" in page
     data = RunData(run)
-    with theme.style():
-        figures = (layer_figure(data), distribution_figure(data))
-    titles = {axis.get_title(loc="left") for figure in figures for axis in figure.axes}
+    charts = [*layer_charts(data), *distribution_charts(data)]
+    assert len({chart.name for chart in charts}) == len(charts)
+    titles = {chart.title for chart in charts}
     assert {"SimAOU of the patch", "How much of the context one patch is", "Recall of the patch, %"} <= titles

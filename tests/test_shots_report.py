@@ -8,12 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from raydual.commands.program import main
-from raydual.report import theme, write_report
+from raydual.report import write_report
 from raydual.report.data import RunData
-from raydual.report.shots import shots_figure, shots_table
+from raydual.report.shots import shots_charts, shots_table
 from raydual.run_directory.directory import COMPARISONS, MEASUREMENTS, SUMMARY, RunDirectory, measurement_table
 from raydual.statistics.reduce import reduce_run
 
+from .pages import without_pictures
 from .synthetic import control_rows, synthetic_rows, synthetic_run
 from .tiny import LABELS, TEMPLATE, save_tiny, tiny_examples
 
@@ -78,16 +79,13 @@ def test_numbers_are_told_apart(curve):
 
 def test_the_report_draws_every_curve_and_its_headline_is_that_of_all_demonstrations(tmp_path, curve):
     data = RunData(curve)
-    with theme.style():
-        drawn = shots_figure(data)
-    titles = [axis.get_title(loc="left") for axis in drawn.axes]
+    drawn = {chart.title: chart.rows for chart in shots_charts(data)}
     assert {"Accuracy", "SimAOU", "SimAM", "Recall, %", "Kendall's τ", "λ, attention mass on the demonstrations"} <= {
-        *titles
+        *drawn
     }
-    accuracy = drawn.axes[titles.index("Accuracy")]
-    at = {line.get_label(): line.get_xydata().tolist() for line in accuracy.lines}
-    assert [x for x, _ in at["in-context"]] == [*SHOTS, K]
-    assert [y for _, y in at["in-context"]] == [data.after(k).overall("accuracy", "icl")["mean"] for k in (*SHOTS, K)]
+    curve_of = [row for row in drawn["Accuracy"] if row["series"] == "in-context"]
+    assert [row["demonstrations"] for row in curve_of] == [*SHOTS, K]
+    assert [row["mean"] for row in curve_of] == [data.after(k).overall("accuracy", "icl")["mean"] for k in (*SHOTS, K)]
     table = shots_table(data)
     assert table["numbers"] == [*SHOTS, K]
     assert {(row["label"], row["name"]) for row in table["rows"]} >= {
@@ -96,12 +94,13 @@ def test_the_report_draws_every_curve_and_its_headline_is_that_of_all_demonstrat
     assert {cell["n"] for row in table["rows"] for cell in row["cells"]} <= {f"n = {SEEDS}", f"n = {SEEDS - 1}"}
     assert len({cell["sign"] for row in table["rows"] for cell in row["cells"]}) > 1
     text, alone = (
-        re.sub(r"<svg.*?</svg>", "", write_report(run).read_text(encoding="utf-8"), flags=re.DOTALL)
+        without_pictures(write_report(run).read_text(encoding="utf-8"))
         for run in (curve, run_at(tmp_path / "alone", [K]))
     )
     assert "Over the number of demonstrations" in text
     assert "Over the number of demonstrations" not in alone
-    assert re.sub(r"<section>\s*<h2>Over the number.*?</section>", "", text, flags=re.DOTALL).split() == alone.split()
+    text = re.sub(r'<section id="shots">.*?</section>|<li><a href="#shots">.*?</li>', "", text, flags=re.DOTALL)
+    assert text.split() == alone.split()
 
 
 def older(run: RunDirectory) -> None:

@@ -1,15 +1,12 @@
 """The controls: a figure and a table of what each does to the headline metrics."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
 from raydual.catalogue.entries import CONDITIONS, OF_ZERO_SHOT, Metric
 from raydual.report import theme
+from raydual.report.charts import LINES, Chart, interval_hover, limits, only, raw, word
 from raydual.report.data import Row, RunData
 from raydual.report.standing import (
     ABOVE,
@@ -22,59 +19,112 @@ from raydual.report.standing import (
     standings,
     verdict,
 )
-from raydual.report.words import digits_of, interval, layers_in_words, number, p_value
-from raydual.settings.controls import MEASUREMENT, Control
+from raydual.report.words import DASH, digits_of, interval, layers_in_words, number, p_value, with_interval
+from raydual.settings.controls import MEASUREMENT
 
 
-def control_figure(data: RunData) -> Figure | None:
-    """Mean and interval of the measurement and of every control, metric by metric; None without controls."""
-    if not data.controls:
-        return None
-    names = [MEASUREMENT.label, *(control.label for control in data.controls)]
-    keys = data.catalogue.in_figures()
-    made, axes = theme.grid(len(keys), 3, 0.7 + 0.24 * len(names))
-    for index, (axis, (metric, condition)) in enumerate(zip(axes, keys, strict=True)):
-        rows = [data.overall(metric, condition)]
-        rows += [data.control_values.get((metric, condition, control.name)) for control in data.controls]
-        _draw(axis, _title(data, metric, condition), rows, data.controls)
-        axis.set_yticks(range(len(names)), names if index % 3 == 0 else [""] * len(names))
-        axis.set_ylim(len(names) - 0.5, -0.5)
-    return made
+def control_charts(data: RunData) -> list[Chart]:
+    """Mean and interval of the measurement and of every control, a chart for each metric; none without controls."""
+    keys = data.catalogue.in_figures() if data.controls else []
+    return [_chart(data, data.catalogue[metric], condition) for metric, condition in keys]
 
 
-def _title(data: RunData, metric: str, condition: str) -> str:
-    label = data.catalogue[metric].label
-    return label if condition == "icl-ft" else f"{label}, {CONDITIONS[condition]}"
+def title_of(metric: Metric, condition: str) -> str:
+    """What a panel of one metric under one condition is called."""
+    return metric.label if condition == "icl-ft" else f"{metric.label}, {CONDITIONS[condition]}"
 
 
-def _draw(axis: Axes, title: str, rows: Sequence[Row | None], controls: Sequence[Control]) -> None:
-    axis.set_title(title)
-    axis.grid(visible=False, axis="y")
-    colours = [theme.MAIN, *(theme.NULL if control.is_null else theme.SECOND for control in controls)]
-    for place, (row, colour) in enumerate(zip(rows, colours, strict=True)):
-        if row is None or not row["n"]:
-            axis.text(0.5, place, "undefined", transform=axis.get_yaxis_transform(), ha="center", va="center", size=8)
-            continue
-        low, high = (row["mean"] if np.isnan(row[name]) else row[name] for name in ("ci_low", "ci_high"))
-        error = [[max(row["mean"] - low, 0)], [max(high - row["mean"], 0)]]
-        face = "white" if place and controls[place - 1].is_null else colour
-        axis.errorbar(
-            row["mean"], place, xerr=error, fmt="D", color=colour, markerfacecolor=face, markersize=5,
-            capsize=3, linewidth=1.6,
-        )  # fmt: skip
-        if place == 0:
-            axis.axvspan(low, high, color=theme.MAIN, alpha=0.12, linewidth=0)
-            axis.axvline(row["mean"], color=theme.MAIN, linewidth=0.8)
+def _chart(data: RunData, metric: Metric, condition: str) -> Chart:
+    null, variant = theme.nulls(), theme.variants()
+    looks = {control.label: next(null if control.is_null else variant) for control in data.controls}
+    found = [(MEASUREMENT.label, theme.MAIN, data.overall(metric.name, condition))] + [
+        (control.label, looks[control.label], data.control_values.get((metric.name, condition, control.name)))
+        for control in data.controls
+    ]
+    rows, digits = [_row(*one) for one in found], digits_of(metric)
+    shown = [row[name] for row in rows if "mean" in row for name in ("ci_low", "mean", "ci_high")]
+    x: dict[str, Any] = {
+        "type": "quantitative",
+        "title": None,
+        "scale": {"domain": limits(shown, metric), "nice": False, "zero": False},
+        "axis": {"tickCount": 4},
+    }
+    y = {
+        "field": "series",
+        "type": "nominal",
+        "sort": None,
+        "title": None,
+        "axis": {
+            "labelLimit": 150,
+            "labelColor": theme.colour("ink"),
+            "ticks": False,
+            "domain": False,
+            "labelPadding": 9,
+            "labelExpr": LINES,
+        },
+    }
+    colour: dict[str, Any] = {"color": raw("_colour")}
+    measured = {"transform": only(series=MEASUREMENT.label)}
+    layers = [
+        {
+            **measured,
+            "mark": {"type": "rect", "color": theme.colour("main"), "opacity": 0.13},
+            "encoding": {"x": {"field": "ci_low", **x}, "x2": {"field": "ci_high"}},
+        },
+        {
+            **measured,
+            "mark": {"type": "rule", "color": theme.colour("main")},
+            "encoding": {"x": {"field": "mean", **x}},
+        },
+        {
+            "mark": {"type": "rule", "strokeWidth": 2},
+            "encoding": {"y": y, "x": {"field": "ci_low", **x}, "x2": {"field": "ci_high"}, **colour},
+        },
+        {
+            "mark": {"type": "point", "size": 55, "opacity": 1, "strokeWidth": 1.5},
+            "encoding": {
+                "y": y,
+                "x": {"field": "mean", **x},
+                **colour,
+                "fill": raw("_fill"),
+                "shape": raw("_shape"),
+                "tooltip": interval_hover(digits, word("series", "series")),
+            },
+        },
+        {
+            "transform": [{"filter": "!isValid(datum.mean)"}],
+            "mark": {"type": "text", "align": "left", "color": theme.colour("muted"), "text": "undefined", "x": 4},
+            "encoding": {"y": y},
+        },
+    ]
+    words = (f"{name} {with_interval(row, digits) if row and row['n'] else 'undefined'}" for name, _, row in found)
+    return Chart(
+        f"controls-{metric.name}" + ("" if condition == "icl-ft" else f"-{condition}"),
+        title_of(metric, condition),
+        f"Mean and 95 % interval: {'; '.join(words)}.",
+        rows,
+        {"layer": layers},
+        (metric.name,),
+        height=44 + 28 * len(found),
+    )
+
+
+def _row(series: str, look: theme.Look, row: Row | None) -> Row:
+    numbers = {name: row[name] for name in ("n", "mean", "ci_low", "ci_high")} if row and row["n"] else {"n": 0}
+    fill = look.colour if look.filled else theme.colour("card")
+    return {"series": series, **numbers, "_colour": look.colour, "_shape": look.shape, "_fill": fill}
 
 
 def standing_table(data: RunData) -> dict[str, Any]:
     """Columns, and for each similarity its mean, and sign and n for each column that it was compared with."""
     found = standings(data)
-    judged = {name: one for standing in found for name, one in standing.verdicts.items()}
-    columns = sorted(judged, key=lambda name: judged[name].is_control)
+    all_judged = {name: one for standing in found for name, one in standing.verdicts.items()}
+    columns = sorted(all_judged, key=lambda name: all_judged[name].is_control)
     rows = [
         {
+            "name": s.metric.name,
             "label": s.metric.label,
+            "verdict": _in_all(s),
             "mean": number(s.row["mean"], digits_of(s.metric)),
             "interval": interval(s.row, digits_of(s.metric)),
             "layers": _layers(s),
@@ -82,7 +132,20 @@ def standing_table(data: RunData) -> dict[str, Any]:
         }
         for s in found
     ]
-    return {"columns": columns, "rows": rows, "margin": data.config.measures.margin}
+    said = [judged.verdict for standing in found for judged in standing.verdicts.values()]
+    return {"columns": columns, "rows": rows, "margin": data.config.measures.margin, "words": words_of(said)}
+
+
+def words_of(verdicts: Iterable[str]) -> list[tuple[str, str]]:
+    """The verdicts that are there, with their signs, in the order of `SIGNS`."""
+    there = set(verdicts)
+    return [(verdict, sign) for verdict, sign in SIGNS.items() if verdict in there]
+
+
+def _in_all(standing: Standing) -> str:
+    if standing.above_all:
+        return "above all"
+    return "not above all" if standing.is_refuted else "not shown"
 
 
 def _layers(standing: Standing) -> str:
@@ -93,15 +156,18 @@ def _layers(standing: Standing) -> str:
 
 
 def _judged(judged: Judged | None) -> dict[str, str]:
-    return {"sign": SIGNS[judged.verdict], "n": f"n = {judged.n}"} if judged else {"sign": "", "n": ""}
+    if judged is None:
+        return {"sign": "", "verdict": "", "n": ""}
+    return {"sign": SIGNS[judged.verdict], "verdict": judged.verdict, "n": f"n = {judged.n}"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The means of a control and of the measurement over the seeds that both have, and how they differ."""
+    """The means of a control and of the measurement over the n seeds that both have, and how they differ."""
 
     mean: str
     sign: str
+    verdict: str
     measured: str
     difference: str
     n: str
@@ -111,9 +177,10 @@ def control_table(data: RunData) -> list[dict[str, Any]]:
     """A row for each headline metric: its measured mean, and a cell for every control."""
     return [
         {
+            "name": metric.name,
             "label": metric.label,
             "condition": CONDITIONS[row["condition"]],
-            "mean": number(row["mean"], digits_of(metric)),
+            "mean": with_interval(row, digits_of(metric)),
             "cells": list(_cells(data, metric, row["condition"])),
         }
         for metric, row in data.headline()
@@ -126,22 +193,23 @@ def _cells(data: RunData, metric: Metric, condition: str) -> Iterator[Cell]:
     for control in data.controls:
         compared = data.against_control(metric.name, condition, control.name)
         if compared is None or not compared["n"]:
-            yield Cell("-", "", "", "", "")
+            yield Cell(DASH, "", "", "", "", "")
             continue
         answer = verdict(compared, control.draws_models)
         yield Cell(
             number(compared["baseline_mean"], digits),
             SIGNS[answer],
-            f"measured {number(compared['mean'], digits)}",
+            answer,
+            number(compared["mean"], digits),
             _difference(compared, answer, digits),
-            f"n = {compared['n']}",
+            str(compared["n"]),
         )
 
 
 def _difference(compared: Row, answer: str, digits: int) -> str:
     """The difference of the measurement from a control, or why there is none to test."""
     if answer == UNTESTED:
-        return UNTESTED
+        return DASH
     difference = f"{number(compared['difference'], digits)} {interval(compared, digits)}"
     if compared["n"] > 1:
         difference += f" {p_value(compared['p_max_t'])}"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from raydual.catalogue.entries import OVERALL, Catalogue, Key, Metric
+from raydual.catalogue.entries import FAILED, OVERALL, Catalogue, Key, Metric
 from raydual.run_directory.directory import NO_CONTROL, RunDirectory
 from raydual.settings.controls import Control, control_named, report_order
 from raydual.settings.schema import SweepConfig
@@ -70,17 +70,48 @@ class RunData:
         return {(row["metric"], row["condition"], row["control"]): row for row in overall}
 
     @cached_property
-    def seed_values(self) -> dict[Key, np.ndarray]:
-        """The overall value of every seed, by (metric, condition)."""
+    def control_layers(self) -> dict[tuple[str, str, str], list[Row]]:
+        """The summary rows of the controls' layers, in order, by (metric, condition, control)."""
+        found: dict[tuple[str, str, str], list[Row]] = {}
+        for row in self._summary_rows:
+            if row["layer"] >= 0 and row["control"] != NO_CONTROL:
+                found.setdefault((row["metric"], row["condition"], row["control"]), []).append(row)
+        return {key: sorted(rows, key=lambda row: row["layer"]) for key, rows in found.items()}
+
+    @cached_property
+    def _by_seed(self) -> dict[Key, tuple[np.ndarray, np.ndarray]]:
         overall = (pc.field("layer") == OVERALL) & (pc.field("control") == NO_CONTROL)
         columns = ["seed", "shots", "metric", "condition", "value"]
         table = self.run.measured(columns, overall).filter(self._measured_here).sort_by("seed")
         # One thread keeps the order of seeds; Python objects for each value would take gigabytes.
-        groups = table.group_by(["metric", "condition"], use_threads=False).aggregate([("value", "list")])
+        groups = table.group_by(["metric", "condition"], use_threads=False).aggregate(
+            [("value", "list"), ("seed", "list")]
+        )
+        names = ("metric", "condition", "value_list", "seed_list")
         return {
-            (metric.as_py(), condition.as_py()): values.values.to_numpy()
-            for metric, condition, values in zip(*(groups[name] for name in groups.column_names), strict=True)
+            (metric.as_py(), condition.as_py()): (values.values.to_numpy(), seeds.values.to_numpy())
+            for metric, condition, values, seeds in zip(*(groups[name] for name in names), strict=True)
         }
+
+    @cached_property
+    def seed_values(self) -> dict[Key, np.ndarray]:
+        """The overall value of every seed, by (metric, condition)."""
+        return {key: values for key, (values, _) in self._by_seed.items()}
+
+    @cached_property
+    def seeds_of(self) -> dict[Key, np.ndarray]:
+        """The seeds that `seed_values` are of, by (metric, condition)."""
+        return {key: seeds for key, (_, seeds) in self._by_seed.items()}
+
+    @cached_property
+    def undefined(self) -> dict[tuple[str, str, str, str], int]:
+        """How many seeds have no overall value, by (metric, condition, control, reason)."""
+        overall = (pc.field("layer") == OVERALL) & pc.is_nan(pc.field("value")) & (pc.field("metric") != FAILED)
+        columns = ["control", "shots", "metric", "condition", "reason"]
+        table = self.run.measured(columns, overall).filter(self._measured_here)
+        rows = table.group_by(["metric", "condition", "control", "reason"]).aggregate([([], "count_all")]).to_pylist()
+        names = ("metric", "condition", "control", "reason")
+        return {tuple(str(row[name]) for name in names): row["count_all"] for row in sorted(rows, key=str)}  # type: ignore[misc]
 
     @cached_property
     def warnings(self) -> list[str]:

@@ -1,6 +1,8 @@
-"""`report.html`: one self-contained page, and the figures as files beside it."""
+"""`report.html`: one self-contained page, and its figures and their numbers as files beside it."""
 
 import math
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,17 @@ from markupsafe import Markup
 from raydual.catalogue.entries import CONDITIONS, OVERALL, Metric
 from raydual.plan.power import contrast_of, is_usable, power
 from raydual.report import theme
-from raydual.report.controls import control_figure, control_table, standing_table
+from raydual.report.charts import Chart, library
+from raydual.report.controls import control_charts, control_table, standing_table, words_of
 from raydual.report.data import Row, RunData
-from raydual.report.distributions import distribution_figure
-from raydual.report.layers import layer_figure
+from raydual.report.distributions import distribution_charts
+from raydual.report.explore import explore_charts
+from raydual.report.layers import layer_charts
+from raydual.report.methods import bibtex, facts, methods, subtitle
 from raydual.report.published import published_table
-from raydual.report.search import search_figure
-from raydual.report.shots import shots_figure, shots_table
+from raydual.report.scatter import scatter_charts
+from raydual.report.search import search_charts
+from raydual.report.shots import shots_charts, shots_table
 from raydual.report.words import (
     about_model,
     digits_of,
@@ -28,10 +34,20 @@ from raydual.report.words import (
     with_interval,
 )
 from raydual.run_directory.directory import RunDirectory
+from raydual.run_directory.storage import Storage
+
+_SECTIONS = {
+    "how": "How to read this", "numbers": "Headline numbers",
+    "published": "Beside published numbers", "seeds": "Distributions over seeds", "controls": "Controls",
+    "layers": "Through the layers", "scatter": "Seed by seed", "shots": "Over the number of demonstrations",
+    "search": "What the search tried", "failed": "Failed and undefined",
+    "methods": "Methods, ready to paste",
+    "run": "What was run", "metrics": "What the metrics are",
+}  # fmt: skip
 
 
 def write_report(run: RunDirectory, manifest: Row | None = None) -> Path | str:
-    """Write `report.html` and `figures/*.svg` from what lies in the run directory; returns where it is.
+    """Write `report.html`, `figures/*.svg` and `figures/*.csv` from what lies in the run directory; returns where.
 
     `manifest` is that of a run that is about to be complete; default: the one that it holds, if any.
 
@@ -42,52 +58,100 @@ def write_report(run: RunDirectory, manifest: Row | None = None) -> Path | str:
     """
     data = RunData(run, manifest)
     figures = _figures(data)
-    for name, svg in figures.items():
-        run.storage.write(f"figures/{name}.svg", svg.encode())
-    page = (
-        environment()
-        .get_template("run.html")
-        .render(
-            name=data.config.name,
-            about_model=about_model(data),
-            findings=list(findings(data)),
-            facts=_facts(data),
-            failures=run.failures(),
-            published=published_table(data),
-            standing=standing_table(data),
-            controls=data.controls,
-            control_table=control_table(data),
-            shots_table=shots_table(data),
-            table=[_table_row(data, metric, row) for metric, row in data.headline()],
-            # The SVG is made here, from numbers, and holds no text of the user's.
-            figures={name: Markup(svg) for name, svg in figures.items()},  # noqa: S704
-            metrics=list(data.catalogue.values()),
-            own=data.config.measures.own,
-            protocol=data.config.protocol,
-            manifest=data.manifest,
-        )
+    write_figures(run.storage, [chart for charts in figures.values() for chart in charts])
+    headline = data.headline()
+    about: dict[str, Any] = {
+        "failures": run.failures(),
+        "undefined": list(_undefined(data)),
+        "published": published_table(data),
+        "controls": data.controls,
+        "figures": figures,
+    }
+    table = control_table(data)
+    page = render(
+        "run.html",
+        name=data.config.name,
+        subtitle=subtitle(data),
+        findings=list(findings(data)),
+        about_model=about_model(data),
+        contents=[(anchor, title) for anchor, title in _SECTIONS.items() if _is_there(anchor, about)],
+        facts=facts(data),
+        standing=standing_table(data),
+        control_table=table,
+        control_words=words_of(cell.verdict for row in table for cell in row["cells"]),
+        table=[_table_row(data, metric, row) for metric, row in headline],
+        filters=list({metric.name: metric for metric, _ in headline}.values()),
+        metrics=list(data.catalogue.values()),
+        methods=methods(data),
+        bibtex=bibtex(),
+        own=data.config.measures.own,
+        protocol=data.config.protocol,
+        shots_table=shots_table(data),
+        **about,
     )
     return run.storage.write_page("report.html", page)
 
 
-def environment() -> jinja2.Environment:
-    """The templates of reports; what is filled in is escaped."""
+def _is_there(anchor: str, about: dict[str, Any]) -> bool:
+    if anchor == "failed":
+        return bool(about["failures"] or about["undefined"])
+    if anchor in ("published", "controls"):
+        return bool(about[anchor])
+    return anchor not in ("shots", "search") or bool(about["figures"].get(anchor))
+
+
+def write_figures(storage: Storage, charts: list[Chart]) -> None:
+    """Every chart as a picture, and its numbers."""
+    for chart in charts:
+        storage.write(f"figures/{chart.name}.svg", chart.file)
+        storage.write(f"figures/{chart.name}.csv", chart.csv)
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from its template; what is filled in is escaped."""
+    return _environment().get_template(template).render(page=_looks(), **values)
+
+
+@cache
+def _environment() -> jinja2.Environment:
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
 
 
-def _figures(data: RunData) -> dict[str, str]:
-    with theme.style():
-        made = {
-            "distributions": distribution_figure(data),
-            "controls": control_figure(data),
-            "layers": layer_figure(data),
-            "shots": shots_figure(data),
-            "search": search_figure(data),
-        }
-        return {name: theme.as_svg(figure) for name, figure in made.items() if figure is not None}
+@cache
+def _looks() -> dict[str, Markup]:
+    """What every page has beside its content: colours, style, and the scripts of what moves."""
+    files = {name: (Path(__file__).with_name(file)).read_text(encoding="utf-8") for name, file in
+             (("style", "style.css"), ("script", "script.js"))}  # fmt: skip
+    ours = {name: Markup(text) for name, text in ({"colours": theme.css()} | files).items()}  # noqa: S704
+    return ours | {"library": library()}
+
+
+def _figures(data: RunData) -> dict[str, list[Chart]]:
+    return {
+        "seeds": distribution_charts(data),
+        "controls": control_charts(data),
+        "layers": layer_charts(data),
+        "explore": explore_charts(data),
+        "scatter": scatter_charts(data),
+        "search": search_charts(data),
+        "shots": shots_charts(data),
+    }
+
+
+def _undefined(data: RunData) -> Iterator[Row]:
+    """Overall values that are undefined, by metric, control and reason."""
+    for (metric, condition, control, reason), seeds in data.undefined.items():
+        if metric in data.catalogue and condition in CONDITIONS:
+            yield {
+                "label": data.catalogue[metric].label,
+                "condition": CONDITIONS[condition],
+                "control": control,
+                "seeds": seeds,
+                "reason": reason,
+            }
 
 
 def _table_row(data: RunData, metric: Metric, row: Row) -> dict[str, Any]:
@@ -102,6 +166,7 @@ def _table_row(data: RunData, metric: Metric, row: Row) -> dict[str, Any]:
             beside.append(f"{label}: {with_interval(baseline, digits)}{tested}")
     beside += [told] if (told := _detectable(data, metric, row["condition"], digits)) else []
     return {
+        "name": metric.name,
         "label": metric.label,
         "condition": CONDITIONS[row["condition"]],
         "mean": number(row["mean"], digits),
@@ -138,54 +203,3 @@ def _detectable(data: RunData, metric: Metric, condition: str, digits: int) -> s
         f"Found four times of five: a difference from {hardest.against} of {number(hardest.detectable, digits)} or "
         f"more{more}"
     )
-
-
-def _facts(data: RunData) -> list[tuple[str, str]]:
-    """What was run, as (name, value) pairs."""
-    config = data.config
-    zero_shot = data.overall("accuracy", "zsl")
-    measured = zero_shot["n"] if zero_shot else 0
-    tuning = data.manifest.get("finetune") or config.finetune.model_dump(mode="json")
-    searched = "chosen by the search" if config.search.finetune else "as the sweep says"
-    candidates = f", the best of {len(config.seeds)} candidates" if config.search.seeds else ""
-    facts = [
-        ("Model", f"{config.model} ({config.dtype})"),
-        (
-            "Task",
-            f"{config.task.name}: “{config.task.template}”, labels {', '.join(config.task.label_words)}",
-        ),
-        (
-            "Data",
-            config.data if isinstance(config.data, str) else f"{config.data.train}, {config.data.validation}",
-        ),
-        ("Demonstrations", f"{config.demonstrations}, joined by {config.task.separator!r}"),
-        ("Seeds", f"{measured} measured{candidates}; {len(data.run.failures())} failed"),
-        (
-            "Fine-tuning",
-            f"{tuning['optimizer']}, learning rate {tuning['learning_rate']:g}, {tuning['epochs']} epoch(s), "
-            f"{'one step for all demonstrations, ' if tuning.get('batch') == 'all' else ''}"
-            f"loss over {tuning['loss']} tokens, {' and '.join(tuning['projections'])}; {searched}",
-        ),
-        ("Protocol", _PROTOCOLS[config.protocol]),
-    ]
-    return facts + _from_manifest(data.manifest)
-
-
-_PROTOCOLS = {
-    "split": "split: chosen on selection examples, measured on others",
-    "dai": "dai: chosen and measured on the same examples, which inflates the numbers",
-}
-
-
-def _from_manifest(manifest: Row) -> list[tuple[str, str]]:
-    if not manifest:
-        return []
-    seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in manifest["seconds"].items())
-    versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
-    hardware = manifest["hardware"].get("ray", "reduced from what had been measured before")
-    return [
-        ("Hardware", hardware),
-        ("Time", seconds),
-        ("Versions", versions),
-        ("Finished", manifest["finished_at"]),
-    ]

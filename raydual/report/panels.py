@@ -10,12 +10,12 @@ from raydual.report import theme
 
 @dataclass(frozen=True)
 class Drawn:
-    """A metric under a condition in a panel: its short name, its colour, and whether it is there for others alone."""
+    """A metric under a condition in a panel: its short name, its look, and whether it is there for others alone."""
 
     metric: Metric
     condition: str
     name: str
-    colour: str
+    look: theme.Look
     baseline: bool
 
     @property
@@ -69,16 +69,16 @@ def _drawn(catalogue: Catalogue, panel: str) -> list[Drawn]:
         for condition in metric.conditions
         if metric.panel_of(condition) == panel
     ]
-    # Each kind has colours of its own, in order; what alone is of one condition has that condition's.
+    # Each kind has looks of its own, in order; what alone is of one condition has that condition's.
     times = Counter(condition for _, condition, _ in found)
-    colours = {True: iter(theme.nulls()), False: iter(theme.comparisons())}
+    looks = {True: theme.nulls(), False: theme.comparisons()}
 
-    def colour(condition: str, base: bool) -> str:
+    def look(condition: str, base: bool) -> theme.Look:
         alone = theme.OF_CONDITION.get(condition) if times[condition] == 1 else None
-        return alone or next(colours[base])
+        return alone or next(looks[base])
 
     return [
-        Drawn(metric, condition, _name(metric, condition), colour(condition, base), base)
+        Drawn(metric, condition, _name(metric, condition), look(condition, base), base)
         for metric, condition, base in found
     ]
 
@@ -89,4 +89,4 @@ def _name(metric: Metric, condition: str) -> str:
     metric = metric.switched(lambda switch: switch != PATCH) or metric
     if len(metric.conditions) == 1 and (metric.short or "-" in condition):
         return metric.short or metric.label
-    return CONDITIONS[condition] if "-" not in condition else condition.replace("-", ", ")
+    return CONDITIONS[condition].replace("in-context against", "context,")

@@ -1,18 +1,13 @@
 """Learning curves: how the numbers, and what stands above its nulls and controls, change with the demonstrations."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
-
-from raydual.report import theme
+from raydual.report.charts import Chart, Row, interval_hover, limits, looks, only, word
 from raydual.report.data import RunData
 from raydual.report.panels import Drawn, all_panels, has_negative
 from raydual.report.standing import SIGNS, standings
-
-_COLUMNS = 2
-Curve = tuple[list[int], list[dict[str, Any]]]
+from raydual.report.words import digits_of
 
 
 def numbers_of(data: RunData) -> list[int]:
@@ -21,48 +16,80 @@ def numbers_of(data: RunData) -> list[int]:
     return [*shots, data.config.demonstrations] if shots else []
 
 
-def shots_figure(data: RunData) -> Figure | None:
-    """Mean over seeds after each number of demonstrations with its 95 % interval; None where there is one number."""
+def shots_charts(data: RunData) -> list[Chart]:
+    """Mean over seeds after each number of demonstrations, a chart for each panel; none where there is one number."""
     found = [data.after(k) for k in numbers_of(data)]
-    panels = [
-        (panel.title, drawn)
-        for panel, drawn in all_panels(data.catalogue)
-        if any(len(_curve(found, one)[0]) > 1 for one in drawn)
+    charts = []
+    for panel, drawn in all_panels(data.catalogue):
+        rows = [row for one in drawn for row in _rows(found, one)]
+        if any(sum(row["series"] == one.name for row in rows) > 1 for one in drawn):
+            there = [one for one in drawn if any(row["series"] == one.name for row in rows)]
+            charts.append(_chart(panel.title, there, rows, numbers_of(data)))
+    return charts
+
+
+def _chart(title: str, drawn: Sequence[Drawn], rows: list[Row], numbers: list[int]) -> Chart:
+    metric = drawn[0].metric
+    inner = [row[name] for row in rows for name in ("ci_low", "mean", "ci_high")]
+    x: dict[str, Any] = {
+        "field": "demonstrations",
+        "type": "quantitative",
+        "title": "demonstrations",
+        "scale": {"type": "log", "base": 2, "domain": [numbers[0] / 1.15, numbers[-1] * 1.15], "nice": False},
+        "axis": {"values": numbers, "format": "d", "grid": False},
+    }
+    y: dict[str, Any] = {
+        "type": "quantitative",
+        "title": None,
+        "scale": {"domain": limits(inner, metric, zero=has_negative(drawn)), "nice": False, "zero": False},
+    }
+    encoded = looks([one.name for one in drawn], [one.look for one in drawn])
+    colour, mean = {"color": encoded["color"]}, {"field": "mean", **y}
+    layers = [
+        {
+            "transform": only(_baseline=False),
+            "mark": {"type": "area", "opacity": 0.25},
+            "encoding": {"x": x, "y": {"field": "ci_low", **y}, "y2": {"field": "ci_high"}, **colour},
+        },
+        {
+            "mark": {"type": "line", "strokeWidth": 1.8},
+            "encoding": {"x": x, "y": mean, **colour, "strokeDash": encoded["strokeDash"]},
+        },
+        {
+            "mark": {"type": "point", "size": 36, "filled": True, "opacity": 1},
+            "encoding": {
+                "x": x,
+                "y": mean,
+                **colour,
+                "shape": encoded["shape"],
+                "tooltip": interval_hover(
+                    digits_of(metric), word("series", "series"), word("demonstrations", "demonstrations")
+                ),
+            },
+        },
     ]
-    if not panels:
-        return None
-    made, axes = theme.grid(len(panels), _COLUMNS, 2.6)
-    for axis, (title, drawn) in zip(axes, panels, strict=True):
-        axis.set_title(title)
-        if has_negative(drawn):
-            axis.axhline(0, color="#9ca3af", linewidth=0.8)
-        for one in drawn:
-            _draw(axis, one, _curve(found, one))
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(numbers_of(data), list(map(str, numbers_of(data))))
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.set_xlabel("demonstrations")
-        low, high = axis.get_ylim()
-        axis.set_ylim(low, high + 0.22 * (high - low))
-        axis.legend(loc="upper left", ncols=len(drawn), borderaxespad=0)
-    return made
-
-
-def _curve(found: list[RunData], one: Drawn) -> Curve:
-    """The numbers of demonstrations after which a metric has a value, and its summary rows there."""
-    rows = [(data.shots or data.config.demonstrations, data.overall(*one.key)) for data in found]
-    there = [(k, row) for k, row in rows if row and row["n"]]
-    return [k for k, _ in there], [row for _, row in there]
-
-
-def _draw(axis: Axes, one: Drawn, curve: Curve) -> None:
-    at, rows = curve
-    line: dict[str, Any] = (
-        {"linestyle": "--", "linewidth": 1.3} if one.baseline else {"linewidth": 2.0, "marker": "o", "markersize": 4}
+    digits = digits_of(metric)
+    words = (f"{row['series']} after {row['demonstrations']}: {row['mean']:.{digits}f}" for row in rows)
+    return Chart(
+        f"shots-{metric.panel_of(drawn[0].condition)}",
+        title,
+        f"Mean over seeds by number of demonstrations: {'; '.join(words)}.",
+        rows,
+        {"layer": layers},
+        tuple(dict.fromkeys(one.metric.name for one in drawn)),
+        height=240 + 17 * max(0, (len(drawn) - 1) // 2),
     )
-    axis.plot(at, [row["mean"] for row in rows], color=one.colour, label=one.name, **line)
-    low, high = ([row[name] for row in rows] for name in ("ci_low", "ci_high"))
-    axis.fill_between(at, low, high, color=one.colour, alpha=0.25, linewidth=0)
+
+
+def _rows(found: list[RunData], one: Drawn) -> list[Row]:
+    """The summary of a metric after each number of demonstrations at which it has a value."""
+    rows = [(data.shots or data.config.demonstrations, data.overall(*one.key)) for data in found]
+    about = {"metric": one.metric.name, "condition": one.condition, "series": one.name, "_baseline": one.baseline}
+    return [
+        {**about, "demonstrations": k, **{name: row[name] for name in ("n", "mean", "ci_low", "ci_high")}}
+        for k, row in rows
+        if row and row["n"]
+    ]
 
 
 def shots_table(data: RunData) -> dict[str, Any]:
@@ -75,6 +102,11 @@ def shots_table(data: RunData) -> dict[str, Any]:
     rows = []
     for label, name in names:
         judged = [found[k].get(label, {}).get(name) for k in numbers]
-        cells = [{"sign": SIGNS[one.verdict], "n": f"n = {one.n}"} if one else {"sign": "", "n": ""} for one in judged]
+        cells = [
+            {"sign": SIGNS[one.verdict], "verdict": one.verdict, "n": f"n = {one.n}"}
+            if one
+            else {"sign": "", "verdict": "", "n": ""}
+            for one in judged
+        ]
         rows.append({"label": label, "name": name, "cells": cells})
     return {"numbers": numbers, "rows": rows}

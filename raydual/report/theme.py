@@ -1,80 +1,120 @@
-"""Colours and shapes that mean the same thing in every figure, and the figure that all of them start from."""
+"""Colours, shapes and dashes that mean the same thing in every figure, light, dark and in grey.
 
-import io
+A colour is a CSS variable: the page gives it a light and a dark value, a figure's own file has the light one.
+"""
+
 import itertools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
+LIGHT = {
+    "ink": "#1b2330", "muted": "#535d6c", "line": "#d9dee6", "grid": "#e9ecf1", "axis": "#8a93a1", "card": "#ffffff",
+    "page": "#f5f6f8", "soft": "#eef0f6", "accent": "#3b2f8f", "main": "#3b2f8f", "second": "#00795a",
+    "third": "#a8497e", "icl": "#0067a3", "ft": "#c04d00", "zsl": "#596372", "null": "#737c89", "warn": "#c04d00",
+}  # fmt: skip
+DARK = {
+    "ink": "#e8ebf1", "muted": "#a9b2c0", "line": "#38404d", "grid": "#2a313c", "axis": "#7f8997", "card": "#1a1f27",
+    "page": "#12161c", "soft": "#232a35", "accent": "#b3a8ff", "main": "#b3a8ff", "second": "#3fcf9f",
+    "third": "#ee9cc6", "icl": "#5cb8f0", "ft": "#ff9a5c", "zsl": "#a2abb9", "null": "#98a1ae", "warn": "#ff9a5c",
+}  # fmt: skip
+"""Okabe and Ito's hues, darkened or lightened until text has a contrast of 4.5 on its ground and marks one of 3."""
 
-ZSL, ICL, FT, MAIN, SECOND, NULL = "#6b7280", "#0072b2", "#d55e00", "#3b2f8f", "#009e73", "#9aa0a6"
-"""Zero-shot, in-context, fine-tuned; a comparison of the two, a second one; nulls and baselines (Okabe and Ito)."""
 
-OF_CONDITION = {"zsl": ZSL, "icl": ICL, "ft": FT, "patch": "#cc79a7", "ft_all": "#e69f00"}
-_COMPARISONS = (MAIN, SECOND, "#cc79a7", "#e69f00", "#56b4e9", "#0072b2", "#d55e00", "#f0e442", "#000000")
-_NULLS = (ZSL, NULL)
+def colour(name: str) -> str:
+    """A colour of `LIGHT` and `DARK`, as figures name it."""
+    return f"var(--{name})"
 
-_STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#9ca3af",
-    "axes.labelcolor": "#374151",
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.grid": True,
-    "grid.color": "#eceff3",
-    "axes.axisbelow": True,
-    "xtick.color": "#4b5563",
-    "ytick.color": "#4b5563",
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "raydual",
+
+def css() -> str:
+    """The colours as CSS variables; printed pages are light."""
+    light, dark = ("".join(f"--{name}:{value};" for name, value in values.items()) for values in (LIGHT, DARK))
+    return (
+        f":root{{color-scheme:light;{light}}}\n"
+        f"@media screen and (prefers-color-scheme:dark){{:root{{color-scheme:dark;{dark}}}}}"
+    )
+
+
+def in_light(svg: str) -> str:
+    """The same picture with its light colours written in."""
+    for name, value in LIGHT.items():
+        svg = svg.replace(f"var(--{name})", value)
+    return svg
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a series is drawn: a colour, a shape and a dash, each of which tells it apart alone."""
+
+    colour: str
+    shape: str = "circle"
+    dash: tuple[int, ...] = (1, 0)
+    filled: bool = True
+
+
+OF_CONDITION = {
+    "zsl": Look(colour("zsl"), "square", (4, 3)),
+    "icl": Look(colour("icl"), "circle"),
+    "ft": Look(colour("ft"), "triangle-up", (7, 3)),
+    "patch": Look(colour("third"), "triangle-down", (2, 2)),
+    "ft_all": Look(colour("second"), "cross", (8, 2, 2, 2)),
 }
+MAIN = Look(colour("main"), "diamond")
+_COMPARISONS = (
+    MAIN,
+    Look(colour("second"), "triangle-up", (7, 3)),
+    Look(colour("third"), "square", (3, 2)),
+    Look(colour("ft"), "triangle-down", (8, 2, 2, 2)),
+    Look(colour("icl"), "cross", (2, 2)),
+    Look(colour("main"), "triangle-left", (10, 3)),
+    Look(colour("second"), "square", (1, 2)),
+    Look(colour("third"), "triangle-right", (6, 2, 1, 2)),
+    Look(colour("ft"), "circle", (4, 4)),
+)
+_NULLS = (
+    Look(colour("null"), "circle", (5, 3), filled=False), Look(colour("null"), "square", (2, 2), filled=False),
+    Look(colour("zsl"), "triangle-up", (8, 3, 2, 3), filled=False), Look(colour("zsl"), "cross", (1, 3), filled=False),
+)  # fmt: skip
+_VARIANTS = (
+    Look(colour("second"), "triangle-up", (7, 3)), Look(colour("third"), "square", (3, 2)),
+    Look(colour("ft"), "triangle-down", (8, 2, 2, 2)), Look(colour("icl"), "cross", (2, 2)),
+)  # fmt: skip
 
 
-def comparisons() -> Iterator[str]:
-    """Colours of comparisons of the two, without end."""
+def comparisons() -> Iterator[Look]:
+    """Looks of comparisons of context and fine-tuning, without end."""
     return itertools.cycle(_COMPARISONS)
 
 
-def nulls() -> Iterator[str]:
-    """Colours of nulls and baselines, without end."""
+def nulls() -> Iterator[Look]:
+    """Looks of nulls, baselines and controls without a learnt link, without end: grey and open."""
     return itertools.cycle(_NULLS)
 
 
-@contextmanager
-def style() -> Iterator[None]:
-    """What is drawn inside the block looks like raydual's figures; nothing else is changed."""
-    with matplotlib.rc_context(_STYLE):
-        yield
+def variants() -> Iterator[Look]:
+    """Looks of controls that keep the link, without end."""
+    return itertools.cycle(_VARIANTS)
 
 
-def figure(rows: int, columns: int, height: float, widths: Sequence[float] | None = None) -> tuple[Figure, list[Axes]]:
-    """A page-wide figure of `rows` by `columns` axes, `height` inches a row; widths are relative."""
-    made = Figure(figsize=(10.4, height * rows), layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08))
-    axes = made.subplots(rows, columns, squeeze=False, width_ratios=widths)
-    return made, list(axes.ravel())
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
-
-def grid(count: int, columns: int, height: float, widths: Sequence[float] | None = None) -> tuple[Figure, list[Axes]]:
-    """A page-wide figure of so many axes, row by row, as `figure`; the rest of the last row stays empty."""
-    made, axes = figure(-(-count // columns), columns, height, widths)
-    for axis in axes[count:]:
-        axis.remove()
-    return made, axes[:count]
-
-
-def as_svg(made: Figure) -> str:
-    """A figure as an SVG element, the same bytes each time."""
-    buffer = io.StringIO()
-    made.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+CONFIG: dict[str, Any] = {
+    "background": None,
+    "font": FONT,
+    "aria": False,
+    "padding": 4,
+    "view": {"stroke": None},
+    "axis": {
+        "labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "labelColor": colour("muted"),
+        "titleColor": colour("muted"), "domainColor": colour("axis"), "tickColor": colour("axis"),
+        "gridColor": colour("grid"), "tickSize": 4, "labelPadding": 3, "titlePadding": 6, "tickCount": 5,
+    },
+    "legend": {
+        "labelFontSize": 11, "labelColor": colour("ink"), "symbolStrokeColor": colour("ink"), "title": None,
+        "orient": "top", "direction": "horizontal", "columnPadding": 20, "rowPadding": 1, "symbolSize": 50, "offset": 4,
+        "labelLimit": 170, "symbolStrokeWidth": 1.5, "symbolOpacity": 1,
+    },
+    "text": {"color": colour("ink"), "font": FONT, "fontSize": 11},
+    "rule": {"color": colour("axis")},
+}  # fmt: skip
+"""What every figure has; its text is at least 11 pixels, so that it is at least 9 in the narrowest page."""
