@@ -22,6 +22,7 @@ import pyarrow as pa
 from raydual.catalogue.entries import CATALOGUE, OVERALL
 from raydual.report import write_report
 from raydual.run_directory.directory import MEASUREMENTS, NO_CONTROL, RunDirectory
+from raydual.settings.measures import Measures
 from raydual.settings.reading import validate_config
 from raydual.statistics.reduce import reduce_run
 
@@ -42,7 +43,8 @@ def made_up_batches(seeds: int, layers: int, batch: int = _BATCH) -> Iterator[pa
     """The measured rows of so many seeds, a table for every `batch` of them."""
     keys = [
         (metric.name, condition, layer)
-        for metric in CATALOGUE.values()
+        for metric in map(Measures().switched, CATALOGUE.values())
+        if metric
         for condition in metric.conditions_with_labels(2)
         for layer in ([*range(layers), OVERALL] if metric.per_layer else [OVERALL])
     ]
@@ -53,6 +55,7 @@ def made_up_batches(seeds: int, layers: int, batch: int = _BATCH) -> Iterator[pa
         columns = {
             "seed": np.repeat(of, len(keys)),
             "control": [NO_CONTROL] * count,
+            "shots": np.full(count, 32),
             "metric": [metric for metric, _, _ in keys] * len(of),
             "condition": [condition for _, condition, _ in keys] * len(of),
             "layer": np.tile([layer for _, _, layer in keys], len(of)),
@@ -61,7 +64,7 @@ def made_up_batches(seeds: int, layers: int, batch: int = _BATCH) -> Iterator[pa
             "undefined": np.zeros(count),
             "reason": pa.nulls(count, pa.string()),
         }
-        yield pa.table(columns).cast(MEASUREMENTS)
+        yield pa.table({name: columns[name] for name in MEASUREMENTS.names}).cast(MEASUREMENTS)
 
 
 def peak_mib() -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raydual.catalogue.entries import CATALOGUE, OVERALL
+from raydual.catalogue.entries import OVERALL
 from raydual.one_seed.laboratory import Laboratory
 from raydual.run_directory.directory import RunDirectory, measurement_table
 from raydual.settings.controls import Control, control_named, controls_of
@@ -14,6 +14,7 @@ from raydual.settings.reading import validate_config
 from raydual.statistics.by_example import SHARES
 from raydual.statistics.reduce import can_change, reduce_run
 
+from .default_catalogue import CATALOGUE
 from .test_crossed import plain_mean_squares
 from .tiny import LABELS, TEMPLATE, label_ids, save_tiny, tiny_examples, tiny_tokenizer
 

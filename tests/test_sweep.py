@@ -266,8 +266,9 @@ def test_a_users_own_metric_is_measured_by_workers_that_never_see_its_file(input
             assert {(r["control"], r["n"]) for r in run.summary().to_pylist() if r["metric"] == "simres"} == {
                 ("none", 3), ("other_seed", 3),
             }  # fmt: skip
-            compared = {r["baseline_control"] for r in run.comparisons().to_pylist() if r["metric"] == "simres"}
-            assert compared == {"other_seed"}
+            own = [row for row in run.comparisons().to_pylist() if row["metric"] == "simres"]
+            compared = {(row["baseline"], row["baseline_control"]) for row in own}
+            assert compared == {("zero", "none"), ("simres", "other_seed")}
             assert "SimRes" in run.report_file.read_text(encoding="utf-8")
             execute(load_config(run.config_file), run, resume=True)
         else:

@@ -323,5 +323,4 @@ def test_a_seed_of_a_study_has_the_demonstrations_of_the_rule(short_model, tmp_p
         chosen = train.take(random.Random(seed).sample(range(len(train)), 2))
         expected = encode_demonstrations(tokenizer, study.config.task, chosen, seed)
         found = study.demonstrations(tokenizer, seed)
-        for field in dataclasses.fields(expected):
-            np.testing.assert_equal(getattr(found, field.name), getattr(expected, field.name))
+        np.testing.assert_equal(dataclasses.asdict(found), dataclasses.asdict(expected))

@@ -127,5 +127,8 @@ def _power(
         parts = Components(*components)
         contrasts.append(Contrast("a metric", "a control", parts, max(1, config.controls.number)))
     elif pilot is not None:
-        contrasts += pilot_contrasts(RunDirectory(pilot), config, seeds, examples)
+        run = RunDirectory(pilot)
+        if not run.has_config():
+            raise UserError(f"--pilot {pilot}: not a run directory, it holds no config.yaml")
+        contrasts += pilot_contrasts(run, config, seeds, examples)
     return [power(contrast, seeds, examples, difference) for contrast in contrasts]

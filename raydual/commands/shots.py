@@ -21,9 +21,9 @@ def shots(
     control: ControlName = "none",
     as_json: AsJson = False,
 ) -> None:
-    """Every headline metric after the first 1, 2, 4, … demonstrations of a seed.
+    """Headline metrics by number of demonstrations.
 
-    The numbers of demonstrations are those of measures.shots, where the sweep names some.
+    Of a seed, after its first 1, 2, 4, … demonstrations, or the numbers of measures.shots, where the sweep names some.
     """
     changes = list(overrides or ())
     known = read_study(config, changes).config
