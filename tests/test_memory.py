@@ -14,8 +14,8 @@ from .sweeping import ROOT
 pytestmark = pytest.mark.long
 
 FEW, MANY, LAYERS = 100, 1600, 28
-BYTES_A_ROW = 160
-"""What one more row may add to the driver's peak; a table of all rows adds as much again as is needed."""
+BYTES_A_ROW = 90
+"""What one more row may add to the driver's peak; a table of all rows adds more than half as much again."""
 MORE_SEEDS = 1.15
 """What three times the seeds may do to a replica's peak."""
 
