@@ -114,6 +114,11 @@ def test_any_number_of_metrics_and_panels_is_laid_out(tmp_path, more):
     assert len(in_figures) == len(DEFAULT.in_figures()) + more > 9
     assert [chart.title for chart in control_charts(data)] == in_figures
     layers = [chart.title for chart in layer_charts(data)]
+    through = [found for _, found in panels_through_layers(data.catalogue)]
+    drawn = [one for found in through for one in found]
+    alone = {one.metric.label for one in drawn if one.metric.similarity and one.condition == "icl-ft"}
+    assert alone < set(layers), "what is compared has a chart of its own"
+    assert len(layers) == len(set(layers)) >= len(through) > 8
     assert layers[-2 - more :] == [*(f"Own {n}" for n in range(more)), *layers[-2:]]
     seeds = [chart.title for chart in distribution_charts(data)]
     assert seeds == [*(panel.title for panel, _ in panels_over_seeds(DEFAULT)), "Own metrics"]

@@ -115,7 +115,7 @@ def test_the_number_of_seeds_follows_free_memory(monkeypatch):
     a_seed = MemoryFormula(shape, 4, auto.batch_size).seed(len(demonstrations.prefix), queries.longest, tuning)
 
     def size(free, execution=auto):
-        monkeypatch.setattr("raydual.measure.grouping._free_bytes", lambda _: free)
+        monkeypatch.setattr("raydual.measure.grouping.free_bytes", lambda _: free)
         return group_size(laboratory.loaded, queries, demonstrations, tuning, execution)
 
     assert size(0) == size(a_seed) == 1

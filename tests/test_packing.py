@@ -168,22 +168,21 @@ def test_padding_goes_through_no_layer():
     assert seen == [(1, sum(LENGTHS))]
 
 
-def test_query_inputs_are_made_once_or_where_memory_does_not_hold_them_each_time(monkeypatch):
+def test_query_inputs_are_made_once_or_where_memory_does_not_hold_them_each_time():
     laboratory = Laboratory(
         {"task": "sst2", "demonstrations": 4, "split": {"measured": 5}, "execution": {"batch_size": 3}}
     )
     measurer = laboratory.seed_measurer
 
     def found(most, times):
-        monkeypatch.setattr(QueryInputs, "MOST_BYTES", {"cpu": most})
-        inputs, passes = QueryInputs(measurer.model, measurer.chunks), []
+        inputs, passes = QueryInputs(measurer.model, measurer.chunks, most), []
         handle = measurer.model.model.register_forward_hook(lambda *_: passes.append(1))
         with torch.inference_mode():
             values = [inputs.of(chunk) for chunk in measurer.chunks for _ in range(times)]
         handle.remove()
         return values, len(passes)
 
-    kept, once = found(2**30, 2)
+    kept, once = found(None, 2)
     made, each = found(10, 2)
     assert (once, each) == (len(measurer.chunks), 2 * len(measurer.chunks)) == (2, 4)
     assert all(torch.equal(a, b) for one, two in zip(kept, made, strict=True) for a, b in zip(one, two, strict=True))

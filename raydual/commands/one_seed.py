@@ -81,13 +81,12 @@ def dual(
     study = one_seed(config, overrides, seed)
     if not as_json:
         say(study.title())
-    import numpy as np
     import torch
 
     from raydual.one_seed.dual import dual_lines, verify_dual
 
     queries = study.laboratory.queries
-    prefix = np.concatenate([study.laboratory.demonstrations(seed).prefix, queries.separator])
+    prefix = study.laboratory.demonstrations(seed).before_query(queries.separator)
     with following("dual form"):
         report = verify_dual(study.laboratory.loaded.model, prefix, queries.in_context[0], getattr(torch, precision))
     if as_json:
@@ -123,7 +122,6 @@ def context_weights(
     lab = study.laboratory
     if not as_json:
         say(study.title())
-    import numpy as np
     import torch
 
     from raydual.one_seed.context_weights import context_weights_lines, verify_context_weights
@@ -132,7 +130,7 @@ def context_weights(
     own, alone = lab.queries.in_context[:queries], lab.queries.alone[:queries]
     if len(own) < 2:
         raise UserError("split.measured: at least 2 measured examples are needed, the second for the shuffled control")
-    prefix = np.concatenate([case.context.prefix, lab.queries.separator])
+    prefix = case.context.before_query(lab.queries.separator)
     with following("context as weights"):
         report = verify_context_weights(loaded.model, prefix, own, getattr(torch, precision), alone)
     metrics = lab.study.config.catalogue.of_command(family.command)

@@ -86,6 +86,10 @@ class DemonstrationSet:
     shorter: tuple["DemonstrationSet", ...] = ()
     orders: tuple["DemonstrationSet", ...] = ()
 
+    def before_query(self, separator: Int[np.ndarray, "separator_tokens"]) -> Int[np.ndarray, "tokens"]:
+        """What stands before a query: the demonstrations and the `separator` of the queries."""
+        return np.concatenate([self.prefix, separator])
+
 
 def label_tokens(tokenizer: tokenizers.Tokenizer, task: Task) -> tuple[tuple[int, ...], ...]:
     """The tokens of each label word, as it stands after a query and a space.

@@ -84,6 +84,11 @@ class Outcome:
         """The label id with the highest score."""
         return self.scores.argmax(dim=1)
 
+    def to(self, device: torch.device) -> "Outcome":
+        """The same on a device; log-probabilities of the vocabulary stay behind."""
+        fields = {name: x.to(device) for name, x in self.fields.items()}
+        return Outcome(fields, self.scores.to(device), self.greedy.to(device))
+
 
 def run_condition(
     model: PreTrainedModel,

@@ -79,10 +79,11 @@ def group_size(
     formula = MemoryFormula(Shape.of(loaded.model.config.to_dict()), loaded.model.dtype.itemsize, execution.batch_size)
     a_seed = formula.seed(len(typical.prefix), queries.longest, settings, len(typical.shorter))
     most = execution.most_seeds_per_batch(loaded.device.type == "cuda")
-    return max(1, min(most, int(_USED_SHARE * memory_share * _free_bytes(loaded.device)) // a_seed))
+    return max(1, min(most, int(_USED_SHARE * memory_share * free_bytes(loaded.device)) // a_seed))
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
+    """Memory that nothing uses now, of the GPU or of this machine."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -23,7 +23,7 @@ from raydual.model.finetune import Step
 from raydual.model.gradients import Factors, watching
 from raydual.model.layer_causal import layer_by_layer
 from raydual.model.modules import attention_blocks, final_norm, layers, projection
-from raydual.model.passes import encode_prefix, hidden_states
+from raydual.model.passes import hidden_states
 from raydual.model.random_step import gaussian
 from raydual.settings.schema import Finetune
 
@@ -107,9 +107,13 @@ class Influence:
     noise_seed: int
 
     def measure(
-        self, sets: Sequence[DemonstrationSet], tuned_on: Sequence[DemonstrationSet] | None, at_random: bool
+        self,
+        sets: Sequence[DemonstrationSet],
+        prefix: Prefix,
+        tuned_on: Sequence[DemonstrationSet] | None,
+        at_random: bool,
     ) -> list[Influences]:
-        """The influences of every seed's demonstrations.
+        """The influences of every seed's demonstrations, which stand in the `prefix`.
 
         What is asked for is what the demonstrations `tuned_on` ask for (default: the seed's own); `at_random` instead
         random steps, as long as theirs.
@@ -118,8 +122,6 @@ class Influence:
         order = np.argsort(np.concatenate([chunk.index for chunk in chunks]))
         asking = tuned_on or sets
         found: list[list[Influences]] = []
-        with torch.inference_mode():
-            prefix = encode_prefix(self.model, [np.concatenate([s.prefix, self.queries.separator]) for s in sets])
         for chunk in chunks:
             margins = self._margin_factors(chunk)
             found.append(

@@ -85,7 +85,7 @@ def seed_orders(
     for number in range(len(sets[0].orders) + 1):
         context, tuned_on = _in_order(sets, number), _in_order(others or sets, number)
         with torch.inference_mode():
-            prefix = encode_prefix(model, [np.concatenate([s.prefix, queries.separator]) for s in context])
+            prefix = encode_prefix(model, [s.before_query(queries.separator) for s in context])
             found["icl"].append(_scores(model, queries, chunks, len(sets), prefix))
         for name, batch in _BATCHES.items():
             tuned = finetune(model, tuned_on, settings.model_copy(update={"batch": batch}))

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,7 +59,7 @@ class Scorer:
     @torch.inference_mode()
     def encode(self, demonstrations: DemonstrationSet) -> Prefix:
         """The shared prefix of a seed."""
-        return encode_prefix(self.model, [np.concatenate([demonstrations.prefix, self.queries.separator])])
+        return encode_prefix(self.model, [demonstrations.before_query(self.queries.separator)])
 
     def score_slice(self, seed: int, start: int, end: int) -> dict[str, Any]:
         """`right` examples of the selection set from `start` to `end`; or the `reason` why the seed does not fit.

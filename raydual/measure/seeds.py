@@ -3,7 +3,7 @@
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -86,13 +86,13 @@ class SeedMeasurer:
     def zero_shot(self) -> list[Outcome]:
         """The zero-shot outcome of each chunk, on the model's device."""
         if self._shared:
-            return [_to(outcome, self.model.device) for outcome in self._shared.chunks]
+            return [outcome.to(self.model.device) for outcome in self._shared.chunks]
         with torch.inference_mode():
             return [self._run(chunk, "zsl") for chunk in PULSE.through("zero-shot pass", self.chunks)]
 
     def shares(self) -> ZeroShot:
         """The zero-shot outcomes, for other measurers."""
-        return ZeroShot(tuple(_to(outcome, torch.device("cpu")) for outcome in self.zero_shot))
+        return ZeroShot(tuple(outcome.to(torch.device("cpu")) for outcome in self.zero_shot))
 
     def _run(self, chunk: Chunk, condition: str, seeds: int = 1) -> Outcome:
         rows = chunk.alone.repeat(seeds)
@@ -178,7 +178,8 @@ class SeedMeasurer:
         for k, some in by_shots(sets).items():
             examples = self._after(some, own[k], moved[k], whole)
             if k == every and self.config.measures.influence:
-                influences = self.influences(sets, settings, others, at_random, self.config.measures.influence)
+                few = self.config.measures.influence
+                influences = self.influences(sets, settings, others, at_random, few, whole.prefix)
                 measured = influence_values(self._of("influence"), influences, seeds, noise_seed)
                 examples.values.update({key: self.places.by_chunk(x) for key, x in measured.items()})
             finite = [there and here for there, here in zip(sound, moved[k].finite.tolist(), strict=True)]
@@ -239,12 +240,16 @@ class SeedMeasurer:
         tuned_on: Sequence[DemonstrationSet] | None,
         at_random: bool,
         examples: int,
+        prefix: Prefix | None = None,
     ) -> list[Influences]:
-        """The influences of every seed's demonstrations on the first `examples`; the rest as in `measure`."""
+        """The influences of every seed's demonstrations on the first `examples`; the rest as in `measure`.
+
+        `prefix`: what `encode` makes of `sets`, where it is there already.
+        """
         queries = self.queries.take(range(min(examples, len(self.queries))))
         execution, noise_seed = self.config.execution, self.config.measures.noise_seed
         measurer = Influence(self.model, queries, execution.batch_size, settings, noise_seed)
-        return measurer.measure(sets, tuned_on, at_random)
+        return measurer.measure(sets, prefix or self.encode(sets), tuned_on, at_random)
 
     @torch.inference_mode()
     def _examples(self, context: Context, training: list[Training], tuned: Tuned) -> ExampleValues:
@@ -287,7 +292,7 @@ class SeedMeasurer:
         measures = self.config.measures
         patch = Pass.of(passes["patch"], len(seeds)) if "patch" in passes else None
 
-        def recorded(functions: Sequence[Measure], zsl: Pass) -> dict[Key, Tensor]:
+        def recorded(functions: Sequence[Measure], zsl: Pass, inputs: QueryInputs) -> dict[Key, Tensor]:
             # Made anew for each use, so that what it shares between metrics is let go of.
             found = Recordings(
                 chunk,
@@ -300,23 +305,26 @@ class SeedMeasurer:
                 self.model,
                 tuned.stacks,
                 contexts,
-                self.inputs,
+                inputs,
                 simdual,
                 patch,
             )
             return recorded_values(functions, found)
 
-        values = recorded(self._of("recordings", own=False), zsl)
+        values = recorded(self._of("recordings", own=False), zsl, self.inputs)
         attended, query, attn_in = icl["scores_demo"], ft[measures.query_field], ft["attn_in"]
         values |= rank_metrics(self._of("ranks"), chunk, attended, query, attn_in, training, measures)
         own = self._of("recordings", own=True)
+        if not own:
+            return values
         # Last, and on a copy of what later seeds need too: a user's function may change what it is given.
-        return values | recorded(own, zsl.copy()) if own else values
+        return values | recorded(own, zsl.copy(), QueryInputs(self.model, self.chunks, most_bytes=0))
 
     def _of(self, of: Of, own: bool | None = None) -> list[Measure]:
         """The functions of one kind, those of a user's own file or raydual's alone if `own` says so."""
         return [one for one in self.functions if one.of == of and own in (None, one.file is not None)]
 
+    @torch.inference_mode()
     def encode(self, sets: Sequence[DemonstrationSet]) -> Prefix:
         """The shared prefixes of seeds."""
         return Context.of(self.model, sets, self.queries.separator).prefix
@@ -385,12 +393,3 @@ def too_long(demonstrations: DemonstrationSet, queries: Queries, limit: int) -> 
     if needed <= limit:
         return None
     return f"its longest prompt has {needed} tokens, but the model's context holds {limit}"
-
-
-def _to(outcome: Outcome, device: torch.device) -> Outcome:
-    return replace(
-        outcome,
-        fields={name: x.to(device) for name, x in outcome.fields.items()},
-        scores=outcome.scores.to(device),
-        greedy=outcome.greedy.to(device),
-    )

@@ -85,7 +85,7 @@ class Context:
 
 def _prompts(sets: Sequence[DemonstrationSet], separator: Int[np.ndarray, "_"]) -> tuple[np.ndarray, ...]:
     """What stands before the queries of each seed."""
-    return tuple(np.concatenate([one.prefix, separator]) for one in sets)
+    return tuple(one.before_query(separator) for one in sets)
 
 
 def _kinds(

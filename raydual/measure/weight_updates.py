@@ -11,6 +11,7 @@ from torch.profiler import record_function
 from transformers import PreTrainedModel
 
 from raydual.measure.conditions import Chunk
+from raydual.measure.grouping import free_bytes
 from raydual.metrics.similarity import cosine
 from raydual.model.anatomy import ATTENTION, KEY, OUTPUT, QUERY, VALUE
 from raydual.model.attention import LayerAttention, attend
@@ -130,16 +131,15 @@ def context_updates(
 class QueryInputs:
     """The attention inputs of every query's tokens in the zero-shot pass, which depend on no seed.
 
-    Those of all chunks are kept if that takes no more than `MOST_BYTES` (by type of device); otherwise each use makes
-    the pass again.
+    Those of all chunks are kept if that takes no more than `most_bytes`, by default an eighth of the memory that is
+    free now; otherwise each use makes the pass again.
     """
 
-    MOST_BYTES: ClassVar = {"cpu": 2**30, "cuda": 2**32}
-
-    def __init__(self, model: PreTrainedModel, chunks: Sequence[Chunk]) -> None:
+    def __init__(self, model: PreTrainedModel, chunks: Sequence[Chunk], most_bytes: int | None = None) -> None:
         self.model = model
         size = model.config.num_hidden_layers * model.config.hidden_size * torch.float32.itemsize
-        kept = size * sum(chunk.alone.ids.numel() for chunk in chunks) <= self.MOST_BYTES[model.device.type]
+        most = free_bytes(model.device) // 8 if most_bytes is None else most_bytes
+        kept = size * sum(chunk.alone.ids.numel() for chunk in chunks) <= most
         self._kept: dict[int, list[Tensor]] | None = {} if kept else None
 
     @record_function("simdw")

@@ -6,9 +6,9 @@ from typing import Any
 from raydual.report import theme
 from raydual.report.charts import BROAD, Chart, Row, limits, looks, number, raw, word
 from raydual.report.data import RunData
+from raydual.statistics.proportions import exact
 
 _MOST_SEEDS, _MOST_TICKS = 200, 7
-_Z = 1.959963984540054
 _KINDS = {
     "kept": theme.OF_CONDITION["icl"],
     "left out": theme.Look(theme.colour("null"), "square", filled=False),
@@ -34,15 +34,6 @@ def search_charts(data: RunData) -> list[Chart]:
     return charts
 
 
-def proportion_interval(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of `count` examples."""
-    if not count or math.isnan(share):
-        return math.nan, math.nan
-    middle = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
-    half = _Z / (1 + _Z**2 / count) * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
-    return middle - half, middle + half
-
-
 def _kind(row: Row) -> str:
     if row["kept"]:
         return "kept"
@@ -54,7 +45,7 @@ def _seeds(found: list[Row]) -> Chart:
     ranked = sorted(scored, key=lambda row: (row["kept"], row["examples"], row["accuracy"]), reverse=True)
     rows = []
     for rank, row in enumerate(ranked, start=1):
-        low, high = proportion_interval(row["accuracy"], row["examples"])
+        low, high = exact(row["accuracy"] * row["examples"], row["examples"])
         look = _KINDS[_kind(row)]
         fill = look.colour if look.filled else theme.colour("card")
         rows.append(
