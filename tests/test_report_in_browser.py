@@ -23,6 +23,11 @@ BEYOND = """[...document.body.querySelectorAll('*')].filter(one => {
   const box = one.getBoundingClientRect();
   return box.width && !one.closest('.quiet, .stack thead, svg *') && (box.right > innerWidth + 1 || box.left < -1);
 }).map(one => one.tagName + ' ' + one.className + ' ' + one.textContent.slice(0, 40))"""
+SHOWN = "[...document.querySelectorAll('.plot svg text')].filter(one => one.getBoundingClientRect().width)"
+CUT = f"""{SHOWN}.filter(one => {{
+  const box = one.getBoundingClientRect(), svg = one.ownerSVGElement.getBoundingClientRect();
+  return box.left < svg.left - 1 || box.right > svg.right + 1;
+}}).map(one => one.textContent)"""
 SMALL = """[...document.body.querySelectorAll('*')].filter(one => {
   const own = [...one.childNodes].some(node => node.nodeType === 3 && node.data.trim());
   const silent = ['SCRIPT', 'STYLE', 'title', 'desc'].includes(one.tagName);
@@ -63,6 +68,7 @@ def test_everything_fits_and_can_be_read(pages, opened, kind, width, scheme):
     assert opened.run("document.documentElement.scrollWidth") <= width
     assert opened.run(BEYOND) == []
     assert opened.run(SMALL) == []
+    assert opened.run(CUT) == []
     assert opened.complaints() == []
     dark = opened.run("getComputedStyle(document.body).backgroundColor") != "rgb(245, 246, 248)"
     assert dark == (scheme == "dark")
@@ -107,6 +113,8 @@ def test_without_scripts_the_pictures_stand(pages, opened):
         expected, end = {one["title"] for one in page_of(pages["run"]).svgs}, time.monotonic() + PATIENCE
         while not expected <= {name for role, name in opened.tree() if role == "image"}:
             assert time.monotonic() < end, "pictures are missing"
+        assert opened.run(f"{SHOWN}.length") > 100
+        assert opened.run(CUT) == []
     finally:
         opened.ask("Emulation.setScriptExecutionDisabled", value=False)
 

@@ -18,8 +18,23 @@ from raydual.report import theme
 Row = dict[str, Any]
 VEGA_LITE = "6.4"
 WIDTH, HEIGHT, BROAD = 340, 230, 360
-LINES = "length(datum.label) > 15 ? split(datum.label, ' ') : datum.label"
-"""Labels of an axis in lines of a word, where they are long."""
+_ONE_LINE = 15
+_WIDEST_LETTER, _BESIDE_LABEL = 7, 9
+
+
+def series_axis(labels: Iterable[str]) -> dict[str, Any]:
+    """An axis of names, in lines of a word where they are long.
+
+    Its room is that of a wide font: which one a page has is not known where its room is measured.
+    """
+    lines = [line for label in labels for line in (label.split(" ") if len(label) > _ONE_LINE else [label])]
+    return {
+        "labelLimit": 170,
+        "ticks": False,
+        "labelPadding": _BESIDE_LABEL,
+        "labelExpr": f"length(datum.label) > {_ONE_LINE} ? split(datum.label, ' ') : datum.label",
+        "minExtent": _BESIDE_LABEL + _WIDEST_LETTER * max(map(len, lines), default=0),
+    }
 
 
 @dataclass(frozen=True)

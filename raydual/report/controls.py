@@ -6,7 +6,7 @@ from typing import Any
 
 from raydual.catalogue.entries import CONDITIONS, OF_ZERO_SHOT, Metric
 from raydual.report import theme
-from raydual.report.charts import LINES, Chart, interval_hover, limits, only, raw, word
+from raydual.report.charts import Chart, interval_hover, limits, only, raw, series_axis, word
 from raydual.report.data import Row, RunData
 from raydual.report.standing import (
     ABOVE,
@@ -55,12 +55,9 @@ def _chart(data: RunData, metric: Metric, condition: str) -> Chart:
         "sort": None,
         "title": None,
         "axis": {
-            "labelLimit": 150,
+            **series_axis(name for name, *_ in found),
             "labelColor": theme.colour("ink"),
-            "ticks": False,
             "domain": False,
-            "labelPadding": 9,
-            "labelExpr": LINES,
         },
     }
     colour: dict[str, Any] = {"color": raw("_colour")}

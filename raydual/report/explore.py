@@ -1,7 +1,7 @@
 """A figure to be asked: any metric in any layer, the measurement beside its controls."""
 
 from raydual.report import theme
-from raydual.report.charts import BROAD, LINES, Chart, Row, interval_hover, raw, word
+from raydual.report.charts import BROAD, Chart, Row, interval_hover, raw, series_axis, word
 from raydual.report.controls import title_of
 from raydual.report.data import RunData
 from raydual.settings.controls import MEASUREMENT
@@ -23,7 +23,7 @@ def explore_charts(data: RunData) -> list[Chart]:
         "type": "nominal",
         "sort": None,
         "title": None,
-        "axis": {"labelLimit": 170, "ticks": False, "labelPadding": 9, "labelExpr": LINES},
+        "axis": series_axis(dict.fromkeys(row["series"] for row in rows)),
     }
     spec = {
         "params": [
