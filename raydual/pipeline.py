@@ -106,13 +106,14 @@ def execute_cells(
         check_machine(studies[0], place, most)
         about = {"run": str(output), "cells": str(len(sweep.cells)), "axes": ", ".join(sweep.axes)}
         with session(place, sweep.name, most, about) as opened:
-            say(f"sweep {sweep.name}: {len(sweep.cells)} cells, {', '.join(sweep.axes)}")
+            say(f"sweep {sweep.name}: {len(sweep.cells)} combinations, {', '.join(sweep.axes)}")
             say(opened.connection.describe())
             # Those of one model after each other: they share its replicas.
             models = list(dict.fromkeys(study.config.model for study in studies))
             work = sorted(zip(sweep.cells, studies, strict=True), key=lambda pair: models.index(pair[1].config.model))
             for number, (cell, study) in enumerate(work, start=1):
-                say(f"\ncell {number} of {len(sweep.cells)}: {', '.join(f'{k} {v}' for k, v in cell.values.items())}")
+                values = ", ".join(f"{axis} {value}" for axis, value in cell.values.items())
+                say(f"\ncombination {number} of {len(sweep.cells)}: {values}")
                 run = directory.cell(cell.name)
                 with taken(run, cell.config, resume and not is_unused(run.storage)):
                     _run_study(study, run, where, place, opened)

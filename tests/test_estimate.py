@@ -160,7 +160,7 @@ def test_every_cell_of_a_sweep_is_told_and_the_sum(table, capsys):
     assert main(["plan", str(SWEEPS / "quickstart.yaml"), *changes, "--hardware", "small"]) == 0
     said = capsys.readouterr().out
     assert "demonstrations 4\n" in said
-    assert "all 2 cells: about" in said
+    assert "all 2 combinations: about" in said
 
 
 def test_the_same_is_given_as_json(table, capsys):

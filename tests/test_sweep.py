@@ -318,7 +318,7 @@ def test_a_sweep_with_axes_runs_every_cell_and_goes_on_where_it_stopped(inputs, 
     sweep.write_text(yaml.safe_dump({**one, "demonstrations": [2, 5]}))
     assert main([str(sweep), "--output", str(output)]) == 0
     said = capsys.readouterr().out
-    assert "cell 2 of 2: demonstrations 5" in said
+    assert "combination 2 of 2: demonstrations 5" in said
     assert said.splitlines()[-1] == str(output / "report.html")
     alone = run_to(
         tmp_path / "alone", inputs, **{k: one[k] for k in ("seeds", "search", "controls", "split", "finetune")}

@@ -92,7 +92,7 @@ def plan(
     if as_json:
         print_json({"name": sweep.name, "cells": cells})
     elif sweep.axes:
-        print(f"all {len(sweep.cells)} cells: about {total / 60:.0f} min")
+        print(f"all {len(sweep.cells)} combinations: about {total / 60:.0f} min")
 
 
 Parts = tuple[float, float, float]
