@@ -26,6 +26,9 @@ ROOT = Path(__file__).parent.parent
 FAULTS = Path(__file__).parent / "faults"
 _RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "dashboard/agent.py", "runtime_env/agent/main.py")
 SEEDS = [3, 1, 4, 5, 9, 2, 6, 8]
+SCORE = "raydual.measure.scoring:Scorer.score_slice"
+MEASURE = "raydual.measure.measurer:Measurer.measure_all"
+"""What replicas call, where faults are put: to score a seed in the search, to measure a batch."""
 
 
 def make_inputs(folder: Path) -> tuple[Path, Path]:

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from raydual.run_directory.directory import FAILED, MEASUREMENTS
 
 from .sweeping import (
+    MEASURE,
+    SCORE,
     Sweeping,
     journal_lines,
     kill,
@@ -30,8 +32,6 @@ from .tolerance import Rounding, assert_same_rows, assert_same_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
-MEASURE = "raydual.measure.measurer:Measurer.measure_all"
-SCORE = "raydual.measure.scoring:Scorer.score_slice"
 LOAD = "raydual.model.loading:load_model"
 ZERO_SHOT = "raydual.measure.measurer:Measurer.shares"
 LAYER = "raydual.model.attention:dual_attention_forward"

@@ -10,6 +10,8 @@ import pytest
 from raydual.run_directory.directory import MEASUREMENTS
 
 from .sweeping import (
+    MEASURE,
+    SCORE,
     Sweeping,
     family,
     journal_lines,
@@ -36,8 +38,8 @@ REPLICA_KILLS = 10
 def faults(folder, attempt):
     """Batches take a while, and files tell when a run reduces and reports."""
     slow = [
-        {"at": "raydual.measure.scoring:Scorer.score_slice", "kind": "slow", "seconds": 0.1},
-        {"at": "raydual.measure.measurer:Measurer.measure_all", "kind": "slow", "seconds": 0.2},
+        {"at": SCORE, "kind": "slow", "seconds": 0.1},
+        {"at": MEASURE, "kind": "slow", "seconds": 0.2},
     ]
     marks = [
         {"at": at, "kind": "mark", "file": str(folder / f"{stage}-{attempt}")}
@@ -122,8 +124,8 @@ def test_replicas_that_are_killed_at_random_moments_change_nothing(inputs, envir
     # Enough that no batch is given up and split, which would change what is computed together.
     settings["execution"]["retries"] = 2 * REPLICA_KILLS
     slow = [
-        {"at": "raydual.measure.scoring:Scorer.score_slice", "kind": "slow", "seconds": 0.7},
-        {"at": "raydual.measure.measurer:Measurer.measure_all", "kind": "slow", "seconds": 3},
+        {"at": SCORE, "kind": "slow", "seconds": 0.7},
+        {"at": MEASURE, "kind": "slow", "seconds": 3},
     ]
     killed = 0
     for number in range(2):

@@ -24,11 +24,10 @@ from raydual.cluster.gauges import METRICS
 from raydual.settings.controls import MEASUREMENT
 from raydual.study import prepare_study
 
-from .sweeping import Sweeping, family, make_inputs, tiny_settings
+from .sweeping import MEASURE, Sweeping, family, make_inputs, tiny_settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
-MEASURE = "raydual.measure.measurer:Measurer.measure"
 Values = dict[tuple[tuple[str, str], ...], float]
 
 

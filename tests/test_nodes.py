@@ -6,7 +6,7 @@ import time
 import pytest
 
 from .nodes import autoscaled, nodes
-from .sweeping import Sweeping, measured_files, tiny_settings, wait_for
+from .sweeping import MEASURE, Sweeping, measured_files, tiny_settings, wait_for
 from .tolerance import Rounding, assert_same_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
@@ -17,7 +17,7 @@ SMALL = {"controls": {"other_seed": True, "untrained": True, "seeds": 4}}
 
 def slow(seconds):
     """Every batch takes so much longer."""
-    return [{"at": "raydual.measure.measurer:Measurer.measure", "kind": "slow", "seconds": seconds}]
+    return [{"at": MEASURE, "kind": "slow", "seconds": seconds}]
 
 
 @pytest.fixture(scope="module")

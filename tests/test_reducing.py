@@ -10,6 +10,7 @@ from raydual.cluster.reducing import map_on_ray
 from raydual.statistics import reduce
 from raydual.statistics.reduce import reduce_run
 
+from .default_catalogue import CATALOGUE
 from .synthetic import synthetic_run
 
 

@@ -11,6 +11,8 @@ import psutil
 import pytest
 
 from .sweeping import (
+    MEASURE,
+    SCORE,
     Sweeping,
     family,
     journal_lines,
@@ -30,8 +32,8 @@ pytestmark = pytest.mark.ray
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 SLOW = [
-    {"at": "raydual.measure.scoring:Scorer.score_slice", "kind": "slow", "seconds": 0.3},
-    {"at": "raydual.measure.measurer:Measurer.measure", "kind": "slow", "seconds": 0.3},
+    {"at": SCORE, "kind": "slow", "seconds": 0.3},
+    {"at": MEASURE, "kind": "slow", "seconds": 0.3},
 ]
 
 
